@@ -1,0 +1,44 @@
+# Each target sets up .venv by itself; a second call does not install again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all bench docs lint clean
+
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+## demo: segment both hippocampi of a template head; nothing is downloaded but packages
+demo: $(READY)
+	$(BIN)/neurobundle demo -o demo
+
+## test: the suite that every change must pass (under 12 minutes on 2 cores)
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python docs/build.py --check
+	$(BIN)/pytest -m "not slow"
+
+## test-all: what is left: long registrations, kill tests, subprocesses, the wheel
+test-all: $(READY)
+	$(BIN)/pytest -m slow
+
+## bench: every benchmark, one line of JSON each
+bench: $(READY)
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+## docs: the pages as HTML in docs/_site
+docs: $(READY)
+	$(BIN)/python docs/build.py
+
+lint: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) demo docs/_site build dist src/*.egg-info

@@ -1,0 +1,3 @@
+"""Everything random, used in training only."""
+
+from neurobundle.augment.pipeline import mri_augmentation as mri_augmentation

@@ -1,0 +1,12 @@
+"""Bundles as folders: find them, read what they say, check them (doctor), make new ones (scaffold).
+
+Nothing heavy is imported here: ``find`` and ``configfile`` need neither torch nor MONAI, and the doctor imports them
+when it runs a check that needs them.
+"""
+
+from neurobundle.bundle.configfile import unknown_overrides as unknown_overrides
+from neurobundle.bundle.find import bundles as bundles
+from neurobundle.bundle.find import find_bundle as find_bundle
+from neurobundle.bundle.find import find_overlay as find_overlay
+from neurobundle.bundle.find import info as info
+from neurobundle.bundle.find import overlays as overlays

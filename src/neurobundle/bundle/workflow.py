@@ -1,0 +1,179 @@
+"""A bundle's configs, with overlays and settings, as the workflow that ``python -m monai.bundle run`` would run.
+
+A *plan* is what that command line would be: config files, in order, and settings on top. Every command of ours
+makes a plan first, so that what it runs can be shown, repeated and changed with stock MONAI.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from neurobundle.bundle.find import find_overlay
+from neurobundle.errors import SettingError, closest
+
+#: Config files of each kind of work, in the order in which they are merged.
+KINDS: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "evaluate": ("train", "evaluate"),
+    "multi_gpu_train": ("train", "multi_gpu_train"),
+    "inference": ("inference",),
+}
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: config files of one bundle, overlays, and settings that override ids."""
+
+    bundle_dir: Path
+    kind: str
+    overlays: tuple[Path, ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_files(self) -> list[Path]:
+        """The config files in the order of merging."""
+        return [config_file(self.bundle_dir, stem) for stem in KINDS[self.kind]] + list(self.overlays)
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """The settings, with the bundle's root among them."""
+        return {"bundle_root": str(self.bundle_dir), **self.settings}
+
+    def command(self) -> str:
+        """The same work as a ``python -m monai.bundle run`` command line."""
+        files = [str(path) for path in self.config_files]
+        configs = Path(self.bundle_dir) / "configs"
+        words = ["python", "-m", "monai.bundle", "run", "--config_file", files[0] if len(files) == 1 else str(files)]
+        words += ["--meta_file", str(configs / "metadata.json"), "--logging_file", str(configs / "logging.conf")]
+        for name, value in self.overrides.items():
+            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value).replace("null", "None")]
+        return shlex.join(words)
+
+    def workflow(self) -> Any:
+        """The plan as MONAI's ``ConfigWorkflow``, parsed and checked, not yet initialised.
+
+        Raises:
+            SettingError: if a setting names an id that the config does not have.
+        """
+        from monai.bundle import ConfigParser, ConfigWorkflow
+
+        files = [str(path) for path in self.config_files]
+        config = ConfigParser.load_config_files(files)
+        refuse_unknown(config, self.settings)
+        return ConfigWorkflow(
+            config_file=files,
+            meta_file=str(Path(self.bundle_dir) / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="infer" if self.kind == "inference" else "train",
+            **self.overrides,
+        )
+
+
+def make_plan(
+    bundle_dir: Path, kind: str, overlays: Sequence[str] = (), settings: Mapping[str, Any] | None = None
+) -> Plan:
+    """Collect config files, overlays and settings.
+
+    Args:
+        bundle_dir: the bundle.
+        kind: a key of :data:`KINDS`.
+        overlays: names of files in ``configs/``, or paths.
+        settings: values by id.
+
+    Raises:
+        SettingError: if a config file of the bundle or an overlay is not there.
+    """
+    plan = Plan(bundle_dir, kind, tuple(find_overlay(name) for name in overlays), dict(settings or {}))
+    plan.config_files  # noqa: B018 - raises here, where the bundle is named, and not later
+    return plan
+
+
+def config_file(bundle_dir: Path, stem: str) -> Path:
+    """The config file of a bundle with this stem.
+
+    Raises:
+        SettingError: if there is none.
+    """
+    for suffix in SUFFIXES:
+        path = bundle_dir / "configs" / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    raise SettingError(
+        f"the bundle has no configs/{stem}.yaml", "Is this a bundle's folder? See `neurobundle list`.", file=bundle_dir
+    )
+
+
+def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse a setting whose id the config does not have; MONAI would add it in silence.
+
+    Args:
+        config: the merged config.
+        settings: values by id; ``a::b`` and ``a#b`` reach inside.
+
+    Raises:
+        SettingError: names the id and the closest known one.
+    """
+    for name in settings:
+        here: Any = config
+        for part in name.replace("#", "::").split("::"):
+            if not _has(here, part):
+                known = [str(key) for key in here] if isinstance(here, Mapping) else []
+                raise SettingError(f"the config has no id {name!r}{closest(part, known)}", "See its top-level ids.")
+            here = here[int(part)] if isinstance(here, list) else here[part]
+
+
+def _has(node: Any, part: str) -> bool:
+    if isinstance(node, Mapping):
+        return part in node
+    return isinstance(node, list) and part.isdigit() and int(part) < len(node)
+
+
+def parse_settings(words: Sequence[str]) -> dict[str, Any]:
+    """``id=value`` words as a dictionary; a value is read as YAML.
+
+    >>> parse_settings(["epochs=3", "amp=true", "window=[8, 8, 8]"])
+    {'epochs': 3, 'amp': True, 'window': [8, 8, 8]}
+
+    Raises:
+        SettingError: for a word without ``=`` or a value that is no YAML.
+    """
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise SettingError(f"--set wants id=value, got {word!r}", "For example: --set epochs=10.")
+        try:
+            settings[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingError(f"the value of {name!r} cannot be read: {value!r}", "Put it in quotes.") from error
+    return settings
+
+
+def device_setting(device: str) -> dict[str, str]:
+    """``--device`` as a setting: nothing for ``auto``, which leaves the choice to the config.
+
+    Raises:
+        SettingError: for another word, or for CUDA where there is none.
+    """
+    if device == "auto":
+        return {}
+    kind, _, index = device.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise SettingError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}", "Leave it out for auto.")
+    if kind == "cuda":
+        import torch
+
+        if int(index or 0) >= torch.cuda.device_count():
+            raise SettingError(
+                f"there is no {device}: this machine has {torch.cuda.device_count()} CUDA devices",
+                "Use --device cpu or --device auto.",
+            )
+    return {"device": device}

@@ -1,0 +1,154 @@
+"""``neurobundle crossval``: every fold trained, every case predicted by a network that never saw it, one table.
+
+A case is predicted *out of fold* by the *final weights* of the training that left its fold out: the last epoch's,
+so that no score chose them. Each training is a process of its own; one that was stopped goes on from its last epoch,
+and one that is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from neurobundle.bundle.find import find_bundle
+from neurobundle.bundle.workflow import Plan
+from neurobundle.commands.train import evaluate_plan, run_plan, train_plan
+from neurobundle.errors import SettingError
+from neurobundle.files import write_atomic
+from neurobundle.load.datalist import read_datalist
+from neurobundle.networks.manifest import write_entry
+
+logger = logging.getLogger(__name__)
+
+#: The fold of a training on all cases.
+ALL = -1
+
+
+class CrossValidation:
+    """Trains, predicts and scores all folds of a datalist.
+
+    Args:
+        bundle: a name or a folder.
+        data: a datalist with a fold for each case.
+        output: gets ``fold<K>/``, ``all/``, ``per_case.csv`` and ``summary.json``.
+        dataset_dir: what the datalist's paths are relative to, if not to the datalist.
+        overlays: names or paths of config overlays.
+        settings: values by id.
+        final: also train on all cases.
+    """
+
+    def __init__(
+        self,
+        bundle: str,
+        data: Path,
+        output: Path,
+        *,
+        dataset_dir: Path | None = None,
+        overlays: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        final: bool = False,
+    ) -> None:
+        self.bundle_dir, self.data, self.output, self.dataset_dir = find_bundle(bundle), data, output, dataset_dir
+        self.overlays, self.settings = overlays, dict(settings or {})
+        items = read_datalist(data, base_dir=dataset_dir)
+        self.folds = sorted({int(item["fold"]) for item in items if item.get("fold") is not None})
+        if len(self.folds) < 2:
+            raise SettingError(
+                f"the datalist has {len(self.folds)} folds, and cross-validation needs two",
+                "Make it with `neurobundle split --folds 5`.",
+                file=data,
+            )
+        self.trainings = [*self.folds, ALL] if final else self.folds
+
+    def folder(self, fold: int) -> Path:
+        """Where a training writes."""
+        return self.output / ("all" if fold == ALL else f"fold{fold}")
+
+    def train_plan(self, fold: int) -> Plan:
+        """The training of one fold, which goes on where it was stopped."""
+        return train_plan(
+            str(self.bundle_dir),
+            self.data,
+            self.folder(fold),
+            fold=fold,
+            dataset_dir=self.dataset_dir,
+            overlays=self.overlays,
+            settings={"resume": True, **self.settings},
+        )
+
+    def __call__(self, jobs: int = 1) -> dict[str, Any]:
+        """Train what is not trained yet, then predict and score.
+
+        Args:
+            jobs: trainings at a time; with more than one, each uses one thread.
+
+        Returns:
+            The pooled summary.
+        """
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda fold: self._train(fold, threads=1 if jobs > 1 else None), self.trainings))
+        for fold in self.folds:
+            self._evaluate(fold)
+        return self._pool()
+
+    def _train(self, fold: int, threads: int | None) -> None:
+        folder = self.folder(fold)
+        if (folder / "final.pt").exists():
+            logger.info("fold %d is trained", fold)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        words = [sys.executable, "-m", "neurobundle", "train", str(self.bundle_dir), "--data", str(self.data)]
+        words += ["-o", str(folder), "--fold", str(fold), "--verbose", "--set", "resume=true"]
+        words += [f"{name}={value}" for name, value in self.settings.items()]
+        words += ["--dataset-dir", str(self.dataset_dir)] if self.dataset_dir else []
+        words += ["--config", *self.overlays] if self.overlays else []
+        environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+        with (folder / "log.txt").open("a") as log:
+            code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False).returncode
+        if code:
+            raise SettingError(f"the training of fold {fold} ended with code {code}", "Read its log.", file=log.name)
+
+    def _evaluate(self, fold: int) -> None:
+        if (self.folder(fold) / "evaluation" / "summary.json").exists():
+            return
+        plan = evaluate_plan(
+            str(self.bundle_dir),
+            self.data,
+            self.folder(fold) / "evaluation",
+            fold=fold,
+            weights=self.folder(fold) / "final.pt",
+            dataset_dir=self.dataset_dir,
+            overlays=self.overlays,
+            settings={**self.settings, "ckpt_dir": str(self.folder(fold))},
+        )
+        run_plan(plan)
+
+    def _pool(self) -> dict[str, Any]:
+        from neurobundle.measure.report import read_scores, write_scores
+
+        subjects = {
+            str(item["case"]): str(item.get("subject") or item["case"])
+            for item in read_datalist(self.data, base_dir=self.dataset_dir)
+        }
+        by_fold = {fold: read_scores(self.folder(fold) / "evaluation" / "per_case.csv") for fold in self.folds}
+        scores = [score for fold in self.folds for score in by_fold[fold]]
+        return write_scores(self.output, scores, subjects, by_fold=by_fold)
+
+    def publish(self) -> None:
+        """Copy weights, their manifest and the results into the bundle's folder."""
+        models = self.bundle_dir / "models"
+        for fold in self.trainings:
+            target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
+            write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
+            write_entry(models, target.name, origin="released", parent=None)
+        results = self.bundle_dir / "docs" / "results"
+        results.mkdir(parents=True, exist_ok=True)
+        for name in ("per_case.csv", "summary.json"):
+            shutil.copyfile(self.output / name, results / name)

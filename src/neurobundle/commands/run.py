@@ -1,0 +1,248 @@
+"""``neurobundle run``: from a person's scans to label maps, volumes, pictures and a report."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from neurobundle import __version__
+from neurobundle.bundle.find import find_bundle, info
+from neurobundle.bundle.runner import CaseRunner
+from neurobundle.bundle.workflow import Plan, make_plan
+from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
+from neurobundle.files import write_json
+from neurobundle.export.nifti import save_label_map
+from neurobundle.export.pictures import View, save_png, stack, three_planes
+from neurobundle.export.tables import write_csv
+from neurobundle.geometry import same_grid, voxel_volume_mm3
+from neurobundle.load.inputs import find_images
+from neurobundle.load.names import unique_case_names
+
+logger = logging.getLogger(__name__)
+
+#: Millimetres of image around the structures in a picture's second row.
+ZOOM_MARGIN_MM = 18.0
+INPUT_KINDS = ("auto", "crop", "head")
+
+
+@dataclass
+class CaseResult:
+    """How one case ended; an entry of ``report.json``."""
+
+    case: str
+    file: str
+    status: str = "ok"
+    input: str = ""
+    output: str = ""
+    volumes_ml: dict[str, float] = field(default_factory=dict)
+    places: list[dict[str, Any]] = field(default_factory=list)
+    error: str = ""
+    timing: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Whether the case gave a result."""
+        return self.status == "ok"
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """All cases of one run."""
+
+    output: Path
+    results: list[CaseResult]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command ends with."""
+        return exit_code(result.passed for result in self.results)
+
+
+class Run:
+    """One call of ``neurobundle run``.
+
+    Args:
+        bundle: a name or a folder.
+        output: where the results go.
+        input_kind: ``crop``, ``head``, or ``auto`` to tell by the size of the field of view.
+        overlays: names or paths of config overlays.
+        settings: values by id.
+        pictures: whether to draw ``<case>.png``.
+        debug: let an unexpected exception through, with its traceback.
+    """
+
+    def __init__(
+        self,
+        bundle: str,
+        output: Path,
+        *,
+        input_kind: str = "auto",
+        overlays: Sequence[str] = (),
+        settings: Mapping[str, Any] | None = None,
+        pictures: bool = True,
+        debug: bool = False,
+    ) -> None:
+        if input_kind not in INPUT_KINDS:
+            raise SettingError(f"--input must be one of {INPUT_KINDS}, got {input_kind!r}", "Leave it out for auto.")
+        self.bundle_dir = find_bundle(bundle)
+        self.output, self.input_kind, self.pictures, self.debug = output, input_kind, pictures, debug
+        self.settings = {**(settings or {}), "output_dir": str(output)}
+        self.overlays = overlays
+        self.runner: CaseRunner | None = None
+        self.structures = structures_of(self.bundle_dir)
+
+    def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
+        """The same work as a plan for stock MONAI; it takes one folder."""
+        where = {"dataset_dir": str(inputs[0])} if inputs else {}
+        return make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, **where})
+
+    def __call__(
+        self, inputs: Sequence[str | Path], progress: Callable[[list[Path]], Any] = lambda items: items
+    ) -> RunReport:
+        """Run all inputs.
+
+        Args:
+            inputs: files and folders.
+            progress: wraps the list of images; a progress bar, for instance.
+
+        Raises:
+            NoInputError: if there is nothing to run.
+            WeightsError: if the weights cannot be trusted.
+            EnvironmentFault: if the output folder cannot be written.
+        """
+        names = unique_case_names(find_images(inputs))
+        results: list[CaseResult] = []
+        self._write(results)
+        self.runner = CaseRunner(self.plan())
+        for image in progress(list(names)):
+            results.append(self._one(image, names[image]))
+        self._write(results)
+        return RunReport(self.output, results)
+
+    def _one(self, image: Path, case: str) -> CaseResult:
+        result = CaseResult(case=case, file=str(image))
+        started = time.perf_counter()
+        try:
+            self._segment(image, result)
+        except NeurobundleError as error:
+            if error.exit_code is ExitCode.ENVIRONMENT or self.debug:
+                raise
+            self._failed(result, error.for_case(case))
+        except Exception as error:
+            if self.debug:
+                raise
+            self._failed(result, understood(error, case, image))
+        result.timing["seconds"] = round(time.perf_counter() - started, 3)
+        return result
+
+    def _failed(self, result: CaseResult, error: NeurobundleError) -> None:
+        result.status, result.error = "failed", str(error)
+        logger.error("ERROR %s", error)
+
+    def _segment(self, image: Path, result: CaseResult) -> None:
+        assert self.runner is not None
+        result.input = self._kind(image)
+        target = self.output / f"{result.case}_seg.nii.gz"
+        structures = self.structures
+        if result.input == "head":
+            structures = self._segment_head(image, result, target)
+        else:
+            self.runner.predict(image, result.case)
+        result.output = target.name
+        self._describe(image, target, structures, result)
+
+    def _kind(self, image: Path) -> str:
+        assert self.runner is not None
+        if not self.runner.has("head"):
+            return "crop"
+        if self.input_kind != "auto":
+            return self.input_kind
+        from neurobundle.prepare.locate import kind_of_input
+
+        header = nib.load(image)
+        return kind_of_input(header.shape, header.affine)
+
+    def _segment_head(self, image: Path, result: CaseResult, target: Path) -> dict[int, str]:
+        from neurobundle.bundle.heads import segment_head
+
+        assert self.runner is not None
+        with tempfile.TemporaryDirectory() as folder:
+            crops = CaseRunner(
+                make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, "output_dir": folder})
+            )
+            head = segment_head(crops, self.runner.part("head"), image, Path(folder), self.structures)
+        save_label_map(target, head.labels, head.affine)
+        result.places = head.places
+        return head.structures
+
+    def _describe(self, image: Path, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
+        source, written = nib.load(image), nib.load(target)
+        if not same_grid(source.shape[:3], source.affine, written.shape, written.affine):
+            target.unlink()
+            raise InputError("the result does not lie on the input's grid", "Report this.", file=image)
+        labels = np.asarray(written.dataobj)
+        ml = voxel_volume_mm3(written.affine) / 1000
+        result.volumes_ml = {
+            name: round(int(np.count_nonzero(labels == value)) * ml, 4) for value, name in structures.items()
+        }
+        if self.pictures:
+            view = View.of(np.squeeze(np.asarray(source.dataobj, dtype=np.float32)), labels, written.affine)
+            rows = [three_planes(view, title=result.case)]
+            if result.input == "head":
+                rows += [three_planes(part) for part in close_ups(view)]
+            save_png(self.output / f"{result.case}.png", stack(rows))
+
+    def _write(self, results: Sequence[CaseResult]) -> None:
+        rows = [
+            {"case": result.case, "structure": name, "ml": ml}
+            for result in results
+            for name, ml in result.volumes_ml.items()
+        ]
+        write_csv(self.output / "volumes.csv", ("case", "structure", "ml"), rows)
+        write_json(
+            self.output / "report.json",
+            {
+                "bundle": self.bundle_dir.name,
+                "bundle_version": info(self.bundle_dir).get("version"),
+                "neurobundle_version": __version__,
+                "not_for_diagnosis": True,
+                "cases": [vars(result) for result in results],
+            },
+        )
+
+
+def close_ups(view: View) -> list[View]:
+    """One close-up a side, so that both outlines can be judged."""
+    middle = view.centre()[0]
+    sides = []
+    for keep in (slice(None, middle), slice(middle, None)):
+        labels = np.zeros_like(view.labels)
+        labels[keep] = view.labels[keep]
+        if labels.any():
+            sides.append(View(view.image, labels, view.spacing_mm).zoom(ZOOM_MARGIN_MM))
+    return sides
+
+
+def structures_of(bundle_dir: Path) -> dict[int, str]:
+    """The name of each label value but the background, from the bundle's metadata."""
+    labels = info(bundle_dir)["labels"]
+    return {int(value): name for value, name in labels.items() if name.lower() != "background"}
+
+
+def understood(error: Exception, case: str, file: Path) -> NeurobundleError:
+    """An exception of another library as an error of ours; our own cause, if there is one, wins."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, NeurobundleError):
+            return cause.for_case(case)
+        cause = cause.__cause__ or cause.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return InputError(f"cannot be processed ({text[:200]})", "Run it again with --debug to see where.", case=case, file=file)

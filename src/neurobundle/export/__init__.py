@@ -1,0 +1,1 @@
+"""Results as files: NIfTI, CSV, JSON, pictures and pages."""

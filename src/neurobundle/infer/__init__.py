@@ -1,0 +1,4 @@
+"""From a prepared volume to logits: windows, precision, cascades."""
+
+from neurobundle.infer.autocast import AutocastInferer as AutocastInferer
+from neurobundle.infer.autocast import cpu_has_bfloat16 as cpu_has_bfloat16

@@ -1,0 +1,128 @@
+"""A handler that scores each case of an evaluation and writes what it found."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+
+from neurobundle.files import write_json
+from neurobundle.export.nifti import save_label_map
+from neurobundle.export.tables import write_csv
+from neurobundle.load.names import case_name
+from neurobundle.measure.segmentation import Score, score_case
+from neurobundle.measure.summary import summarise
+
+logger = logging.getLogger(__name__)
+
+#: Decimals in ``per_case.csv``: enough that a mean over the table equals the summary's.
+DIGITS = 6
+TEXT_COLUMNS = ("case", "structure", "status")
+
+
+class SegmentationReport:
+    """Scores every case that an evaluator predicts; writes ``per_case.csv`` and ``summary.json`` at the end.
+
+    The evaluator's output holds one-hot ``pred`` and ``label``, ``(class, i, j, k)``, on the network's grid.
+
+    Args:
+        output_dir: where to write.
+        structures: the name of each label value to score.
+        tolerance_mm: NSD's tolerance.
+        save_label_maps: also write ``predictions/<case>_seg.nii.gz``, on the network's grid.
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        structures: Mapping[int, str],
+        tolerance_mm: float = 1.0,
+        save_label_maps: bool = False,
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.structures = {int(value): name for value, name in structures.items()}
+        self.tolerance_mm = tolerance_mm
+        self.save_label_maps = save_label_maps
+        self.scores: list[Score] = []
+        self.subjects: dict[str, str] = {}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def start(self, engine: Engine) -> None:
+        """Forget what an earlier evaluation saw."""
+        self.scores.clear()
+        self.subjects.clear()
+
+    def collect(self, engine: Engine) -> None:
+        """Score the cases of one batch."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            case = str(item.get("case") or case_name(str(output["label"].meta["filename_or_obj"])))
+            self.subjects[case] = str(item.get("subject") or case)
+            prediction, reference = (_label_map(output[key]) for key in ("pred", "label"))
+            affine = np.asarray(output["label"].affine, dtype=float)
+            spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+            self.scores += score_case(prediction, reference, self.structures, spacing_mm, self.tolerance_mm, case)
+            if self.save_label_maps:
+                save_label_map(self.output_dir / "predictions" / f"{case}_seg.nii.gz", prediction, affine)
+
+    def write(self, engine: Engine) -> None:
+        """Write the table and the summary."""
+        write_scores(self.output_dir, self.scores, self.subjects, self.tolerance_mm)
+
+
+def write_scores(
+    output_dir: Path,
+    scores: list[Score],
+    subjects: Mapping[str, str],
+    tolerance_mm: float = 1.0,
+    by_fold: Mapping[int, list[Score]] | None = None,
+) -> dict[str, Any]:
+    """Write ``per_case.csv`` and ``summary.json``.
+
+    Args:
+        output_dir: where to write.
+        scores: of all cases and structures.
+        subjects: the subject of each case.
+        tolerance_mm: NSD's tolerance, stated in the summary.
+        by_fold: the same scores apart, to be summarised fold by fold as well.
+
+    Returns:
+        The summary.
+    """
+    write_csv(output_dir / "per_case.csv", [field.name for field in fields(Score)], map(asdict, scores), DIGITS)
+    summary = {**summarise(scores, subjects), "nsd_tolerance_mm": tolerance_mm}
+    if by_fold:
+        summary["folds"] = {str(fold): summarise(part, subjects) for fold, part in by_fold.items()}
+    write_json(output_dir / "summary.json", summary)
+    for name, values in summary["structures"].items():
+        logger.info("%s: Dice %s, NSD %s, HD95 %s mm", name, *(values[m]["mean"] for m in ("dice", "nsd", "hd95_mm")))
+    return summary
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Read a ``per_case.csv`` that :func:`write_scores` wrote.
+
+    Args:
+        path: the file; a blank score becomes NaN.
+    """
+    with path.open(newline="") as file:
+        return [Score(**{name: _value(name, text) for name, text in row.items()}) for row in csv.DictReader(file)]
+
+
+def _value(name: str, text: str) -> Any:
+    return text if name in TEXT_COLUMNS else float(text or "nan")
+
+
+def _label_map(one_hot: torch.Tensor) -> np.ndarray:
+    return one_hot.argmax(dim=0).cpu().numpy().astype(np.uint8)

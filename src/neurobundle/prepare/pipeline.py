@@ -1,0 +1,49 @@
+"""The deterministic way from a file to the network's grid, as one block that a config names.
+
+Training, evaluation and inference name the same factory with the same settings; only the keys differ. What it
+returns is a flat ``Compose``, since MONAI Label looks through its list for the loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.transforms import Compose, EnsureTyped, LoadImaged, Orientationd, Spacingd, Transform
+
+from neurobundle.prepare.intensity import NormalizeForegroundd
+from neurobundle.types import CANONICAL_AXES
+
+#: Axis labels in the order (negative, positive), so that MONAI need not guess between RAS+ and LPS+ metadata.
+AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+def mri_preprocessing(
+    image_keys: Sequence[str],
+    label_keys: Sequence[str] = (),
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    lower: float = 0.5,
+    upper: float = 99.5,
+) -> Compose:
+    """Load, orient to RAS+, resample, clip at two percentiles and z-score over the foreground.
+
+    Args:
+        image_keys: keys of the images; each is a file, or a list of files that become channels.
+        label_keys: keys of the label maps, resampled with the nearest neighbour.
+        spacing_mm: voxel sizes of the network's grid along R, A and S.
+        lower: percentile to clip at from below, over the foreground.
+        upper: percentile to clip at from above, over the foreground.
+
+    Returns:
+        A flat ``Compose``: images become ``(channel, i, j, k)`` float32, label maps the same with whole numbers.
+    """
+    keys = [*image_keys, *label_keys]
+    modes = ["bilinear"] * len(image_keys) + ["nearest"] * len(label_keys)
+    steps: list[Transform] = [
+        LoadImaged(keys, image_only=True, ensure_channel_first=True),
+        EnsureTyped(keys, dtype=torch.float32),
+        Orientationd(keys, axcodes=CANONICAL_AXES, labels=AXIS_LABELS),
+        Spacingd(keys, pixdim=tuple(spacing_mm), mode=modes, padding_mode="border"),
+        NormalizeForegroundd(image_keys, lower=lower, upper=upper),
+    ]
+    return Compose(steps)
