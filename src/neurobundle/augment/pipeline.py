@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from monai.transforms import (
     Compose,
@@ -24,6 +25,7 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandSpatialCropd,
     SpatialPadd,
+    Transform,
 )
 
 
@@ -47,7 +49,7 @@ def mri_augmentation(
         A ``Compose`` of dictionary transforms.
     """
     keys = (image_key, label_key)
-    pose = {
+    pose: dict[str, Any] = {
         "rotate_range": (math.radians(rotation_deg),) * 3,
         "scale_range": (0.15,) * 3,
         "translate_range": (3.0,) * 3,
@@ -74,7 +76,7 @@ def mri_augmentation(
     )
 
 
-def _intensities(key: str) -> list[object]:
+def _intensities(key: str) -> list[Transform]:
     """What the scanner changes; probabilities and ranges are those of nnU-Net's order of magnitude (Isensee 2021)."""
     blur = (0.4, 0.9)
     return [

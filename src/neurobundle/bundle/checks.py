@@ -45,6 +45,9 @@ VERSION_FIELDS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_v
 #: Keys that MONAI Label's data items do not have.
 LABEL_LACKS = ("case", "subject", "fold")
 
+#: Names of factories that training and inference share; a locator of a structure in a head, say, is not one.
+PREPROCESSING_TARGET = r"neurobundle\.prepare\.(\w+\.)*\w*preprocessing"
+
 _REQUIRED_FILES = ("LICENSE", "configs/logging.conf", "docs/README.md", "docs/data_license.txt")
 
 
@@ -286,7 +289,7 @@ def _preparation(config: dict[str, Any]) -> dict[str, Any]:
         target = value.get("_target_") if isinstance(value, dict) else None
         if not isinstance(target, str):
             continue
-        if target.startswith("neurobundle.prepare."):
+        if re.fullmatch(PREPROCESSING_TARGET, target):
             arguments = {
                 key: item for key, item in value.items() if key != "_target_" and not key.endswith(("key", "keys"))
             }

@@ -16,7 +16,7 @@ from neurobundle.bundle import checks, probes, safety
 from neurobundle.bundle.finding import BundleFiles, Finding, open_bundle
 from neurobundle.bundle.finding import as_json as as_json
 from neurobundle.bundle.finding import as_table as as_table
-from neurobundle.bundle.finding import exit_code as exit_code
+from neurobundle.bundle.finding import verdict as verdict
 
 Check = Callable[[BundleFiles], Iterator[Finding]]
 

@@ -100,10 +100,10 @@ def open_bundle(bundle_dir: str | Path) -> BundleFiles:
     return files
 
 
-def exit_code(findings: Iterable[Finding]) -> ExitCode:
+def verdict(findings: Iterable[Finding]) -> ExitCode:
     """0, or 6 if a check failed.
 
-    >>> exit_code([Finding("name", "warn", "odd")]).name, exit_code([Finding("name", "fail", "bad")]).name
+    >>> verdict([Finding("name", "warn", "odd")]).name, verdict([Finding("name", "fail", "bad")]).name
     ('OK', 'AUDIT')
     """
     return ExitCode.AUDIT if any(finding.level == "fail" for finding in findings) else ExitCode.OK
@@ -129,5 +129,5 @@ def as_table(findings: Sequence[Finding]) -> str:
 
 def as_json(findings: Sequence[Finding]) -> str:
     """The same for programs: ``{"findings": [...], "exit_code": 0}``."""
-    content = {"findings": [asdict(finding) for finding in findings], "exit_code": int(exit_code(findings))}
+    content = {"findings": [asdict(finding) for finding in findings], "exit_code": int(verdict(findings))}
     return json.dumps(content, indent=2, sort_keys=True)

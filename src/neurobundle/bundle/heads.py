@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 
 from neurobundle.bundle.runner import CaseRunner
+from neurobundle.load.scan import read_scan
+from neurobundle.prepare.locate import HEAD_LABELS, Place, TemplateLocator, crop_to, paste_back
 
 
 @dataclass(frozen=True)
@@ -28,34 +30,40 @@ class HeadResult:
 
 
 def segment_head(
-    runner: CaseRunner, locator: Any, image: Path, folder: Path, structures: Mapping[int, str]
+    runner: CaseRunner, locator: TemplateLocator, image: Path, folder: Path, structures: Mapping[int, str]
 ) -> HeadResult:
     """Segment the structures of both sides of a head.
 
     Args:
         runner: runs the bundle on a crop and writes into ``folder``.
-        locator: finds the places; see :class:`neurobundle.prepare.TemplateLocator`.
+        locator: finds the places.
         image: the head's file.
         folder: for the crops; emptied by whoever made it.
         structures: the name of each label value of a crop.
 
     Raises:
         PlaceError: if a place is unsure.
+        InputError: if the file is no 3D volume.
     """
-    head = nib.load(image)
-    array = np.asarray(head.dataobj, dtype=np.float32)
-    array = array.reshape(array.shape[:3])
-    labels = np.zeros(array.shape, dtype=np.uint8)
+    head = read_scan(image)
+    labels = None
     names: dict[int, str] = {}
-    places = []
-    for number, place in enumerate(locator.locate(array, head.affine)):
-        crop = locator.crop_to(array, head.affine, place)
-        nib.save(nib.Nifti1Image(crop, place.affine), folder / f"{place.side}.nii.gz")
-        runner.predict(folder / f"{place.side}.nii.gz", place.side)
-        found = np.asarray(nib.load(folder / f"{place.side}_seg.nii.gz").dataobj)
-        offset = number * len(structures)
-        part = locator.paste_back(found, place, head.shape[:3], head.affine)
-        labels[part > 0] = part[part > 0] + offset
-        names |= {value + offset: f"{place.side} {name}" for value, name in structures.items()}
-        places.append(place.describe())
-    return HeadResult(labels, head.affine, names, places)
+    places = locator.locate(head.data, head.affine)
+    for place in places:
+        crop = folder / f"{place.side}.nii.gz"
+        nib.save(nib.Nifti1Image(crop_to(head.data, head.affine, place), place.affine), crop)
+        runner.predict(crop, place.side)
+        found = read_scan(folder / f"{place.side}_seg.nii.gz").data
+        labels = paste_back(found, place, head.data.shape, head.affine, onto=labels)
+        names |= {HEAD_LABELS[place.side][value]: f"{place.side} {name}" for value, name in structures.items()}
+    assert labels is not None
+    return HeadResult(labels, head.affine, names, [_described(place) for place in places])
+
+
+def _described(place: Place) -> dict[str, Any]:
+    """A place for ``report.json``."""
+    return {
+        "side": place.side,
+        "centre_mm": [round(float(x), 1) for x in place.centre_mm],
+        "mirrored": place.mirrored,
+    }

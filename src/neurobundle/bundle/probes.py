@@ -130,6 +130,7 @@ def weights(bundle: BundleFiles) -> Iterator[Finding]:
     stem = "inference" if "inference" in bundle.configs else "train"
     files = sorted((bundle.root / "models").glob("*.pt"))
     if not files or "network_def" not in bundle.configs.get(stem, {}):
+        yield Finding("weights", "ok", "not tried: there are no weights, or no network_def to load them into")
         return
     with tempfile.TemporaryDirectory() as scratch:
         network = _parser(bundle, stem, scratch).get_parsed_content("network_def")

@@ -7,6 +7,7 @@ makes a plan first, so that what it runs can be shown, repeated and changed with
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from typing import Any
 
 import yaml
 
+from neurobundle.bundle.configfile import unknown_overrides
 from neurobundle.bundle.find import find_overlay
-from neurobundle.errors import SettingError, closest
+from neurobundle.errors import SettingError
 
 #: Config files of each kind of work, in the order in which they are merged.
 KINDS: dict[str, tuple[str, ...]] = {
@@ -65,6 +67,8 @@ class Plan:
         """
         from monai.bundle import ConfigParser, ConfigWorkflow
 
+        # It warns that logging_file is False, which is what is wanted here.
+        logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
         files = [str(path) for path in self.config_files]
         config = ConfigParser.load_config_files(files)
         refuse_unknown(config, self.settings)
@@ -121,19 +125,9 @@ def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any]) -> No
     Raises:
         SettingError: names the id and the closest known one.
     """
-    for name in settings:
-        here: Any = config
-        for part in name.replace("#", "::").split("::"):
-            if not _has(here, part):
-                known = [str(key) for key in here] if isinstance(here, Mapping) else []
-                raise SettingError(f"the config has no id {name!r}{closest(part, known)}", "See its top-level ids.")
-            here = here[int(part)] if isinstance(here, list) else here[part]
-
-
-def _has(node: Any, part: str) -> bool:
-    if isinstance(node, Mapping):
-        return part in node
-    return isinstance(node, list) and part.isdigit() and int(part) < len(node)
+    problems = unknown_overrides(config, settings)
+    if problems:
+        raise SettingError("; ".join(problems), "See the ids at the top of the bundle's configs.")
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:

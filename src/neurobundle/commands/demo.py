@@ -13,6 +13,7 @@ from neurobundle.commands.run import CaseResult, Run, close_ups
 from neurobundle.errors import InputError
 from neurobundle.export import page
 from neurobundle.export.pictures import View, png_bytes, three_planes
+from neurobundle.load.scan import read_scan
 from neurobundle.prepare.register import template_path
 
 BUNDLE = "hippocampus_segmentation"
@@ -48,9 +49,9 @@ def demo(output: Path, debug: bool = False) -> Iterator[str]:
     result = report.results[0]
     if not result.passed:
         raise InputError(f"the demo failed: {result.error}", "Run it again with --debug to see where.")
-    labels = nib.load(output / result.output)
+    labels = read_scan(output / result.output)
     yield "The template head, segmented (its volumes are nobody's):"
-    for row in _rows(result, np.asarray(labels.dataobj), labels.affine):
+    for row in _rows(result, labels.data, labels.affine):
         yield f"  {row['structure']:<16} {row['ml']:>5} ml around ({row['centre, RAS mm']}) mm"
     written = write_report(output, head, result)
     yield f"Label map  {output / result.output}"
@@ -66,23 +67,33 @@ def write_report(output: Path, head: Path, result: CaseResult) -> Path:
         head: the head's file.
         result: of the run.
     """
-    source, written = nib.load(head), nib.load(output / result.output)
-    labels = np.asarray(written.dataobj)
-    view = View.of(np.asarray(source.dataobj, dtype=np.float32), labels, written.affine)
+    source, written = read_scan(head), read_scan(output / result.output)
+    labels = written.data
+    view = View.of(source.data, labels, written.affine)
     parts = [
         page.note(MEANING),
         page.heading("Where they are"),
-        page.figure(png_bytes(three_planes(view)), "Axial, coronal and sagittal slice of the head with outlines", CAPTION),
+        page.figure(
+            png_bytes(three_planes(view)), "Axial, coronal and sagittal slice of the head with outlines", CAPTION
+        ),
     ]
     for side, part in zip(("right", "left"), reversed(close_ups(view)), strict=False):
         picture = png_bytes(three_planes(part))
         parts.append(page.figure(picture, f"Close-up of the {side} hippocampus with its outline", f"The {side} one."))
     rows = _rows(result, labels, written.affine)
-    parts += [page.heading("Volumes"), page.table(list(rows[0]), rows), page.heading("The head"), page.paragraph(NOTICE)]
+    parts += [
+        page.heading("Volumes"),
+        page.table(list(rows[0]), rows),
+        page.heading("The head"),
+        page.paragraph(NOTICE),
+    ]
     return page.write_page(output / "report.html", "Neurobundle demo: both hippocampi of a template head", parts)
 
 
-CAPTION = "Shown in radiological order: the right side is on the left. Orange and purple: anterior; blue and green: posterior."
+CAPTION = (
+    "Shown in radiological order: the right side is on the left. "
+    "Orange and purple: anterior; blue and green: posterior."
+)
 
 
 def _rows(result: CaseResult, labels: np.ndarray, affine: np.ndarray) -> list[dict[str, Any]]:

@@ -10,21 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from neurobundle import __version__
 from neurobundle.bundle.find import find_bundle, info
+from neurobundle.bundle.heads import segment_head
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
-from neurobundle.files import write_json
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.export.tables import write_csv
+from neurobundle.files import write_json
 from neurobundle.geometry import same_grid, voxel_volume_mm3
 from neurobundle.load.inputs import find_images
 from neurobundle.load.names import unique_case_names
+from neurobundle.load.scan import read_scan
+from neurobundle.prepare.locate import PlaceError, looks_like_crop, place_outline
 
 logger = logging.getLogger(__name__)
 
@@ -165,36 +167,40 @@ class Run:
             return "crop"
         if self.input_kind != "auto":
             return self.input_kind
-        from neurobundle.prepare.locate import kind_of_input
-
-        header = nib.load(image)
-        return kind_of_input(header.shape, header.affine)
+        scan = read_scan(image)
+        return "crop" if looks_like_crop(scan.data.shape, scan.affine) else "head"
 
     def _segment_head(self, image: Path, result: CaseResult, target: Path) -> dict[int, str]:
-        from neurobundle.bundle.heads import segment_head
-
         assert self.runner is not None
         with tempfile.TemporaryDirectory() as folder:
-            crops = CaseRunner(
-                make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, "output_dir": folder})
-            )
-            head = segment_head(crops, self.runner.part("head"), image, Path(folder), self.structures)
+            plan = make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, "output_dir": folder})
+            try:
+                head = segment_head(CaseRunner(plan), self.runner.part("head"), image, Path(folder), self.structures)
+            except PlaceError as error:
+                error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
+                raise
         save_label_map(target, head.labels, head.affine)
         result.places = head.places
         return head.structures
 
+    def _draw_places(self, image: Path, error: PlaceError, case: str) -> Path:
+        scan = read_scan(image)
+        boxes = place_outline(error.places, scan.data.shape, scan.affine)
+        view = View.of(np.nan_to_num(scan.data), boxes, scan.affine)
+        return save_png(self.output / f"{case}_refused.png", three_planes(view, title=f"{case}: refused"))
+
     def _describe(self, image: Path, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
-        source, written = nib.load(image), nib.load(target)
-        if not same_grid(source.shape[:3], source.affine, written.shape, written.affine):
+        source, written = read_scan(image), read_scan(target)
+        if not same_grid(source.data.shape, source.affine, written.data.shape, written.affine):
             target.unlink()
             raise InputError("the result does not lie on the input's grid", "Report this.", file=image)
-        labels = np.asarray(written.dataobj)
+        labels = written.data
         ml = voxel_volume_mm3(written.affine) / 1000
         result.volumes_ml = {
             name: round(int(np.count_nonzero(labels == value)) * ml, 4) for value, name in structures.items()
         }
         if self.pictures:
-            view = View.of(np.squeeze(np.asarray(source.dataobj, dtype=np.float32)), labels, written.affine)
+            view = View.of(source.data, labels, written.affine)
             rows = [three_planes(view, title=result.case)]
             if result.input == "head":
                 rows += [three_planes(part) for part in close_ups(view)]
@@ -245,4 +251,6 @@ def understood(error: Exception, case: str, file: Path) -> NeurobundleError:
             return cause.for_case(case)
         cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split()) or type(error).__name__
-    return InputError(f"cannot be processed ({text[:200]})", "Run it again with --debug to see where.", case=case, file=file)
+    return InputError(
+        f"cannot be processed ({text[:200]})", "Run it again with --debug to see where.", case=case, file=file
+    )

@@ -77,16 +77,10 @@ def split(
     rule = group_by or _default_rule(found)
     known = label_values if label_values is not None else (set(found.labels) or None)
     facts, problems = check_all(found.pairs, known, progress)
-    problems = [*found.problems, *problems]
-    for problem in problems:
-        logger.error("ERROR %s", problem)
-    failed = [{"case": p.case, "file": p.file, "error": f"{p.cause}. {p.way_out}".strip()} for p in problems]
-    report: dict[str, Any] = {"datalist": None, "layout": found.layout, "passed": [], "failed": failed, "cases": []}
+    report = _report(found, [*found.problems, *problems], facts)
     good = [pair for pair in found.pairs if pair.case in facts]
-    report["cases"] = [{"case": entry["case"], "passed": False} for entry in failed]
-    report["label_values"] = sorted({value for fact in facts.values() for value in fact.values})
     if not good:
-        return {**report, "description": f"No case passed, {len(failed)} were refused; no datalist was written."}
+        return report
     dealt = make_folds(
         good,
         folds,
@@ -97,13 +91,11 @@ def split(
         merge_duplicates=merge_duplicates,
         facts=facts,
     )
-    training, test = dealt.items()
-    title = name or Path(data).resolve().name
-    metadata = _metadata(title, found, dealt, facts, report["label_values"])
-    write_datalist(output, training, test, metadata, base_dir=data if relative_to_data else None)
-    report["cases"] = [_row(case, dealt) for case in dealt.groups] + report["cases"]
+    metadata = _metadata(name or Path(data).resolve().name, found, dealt, facts, report["label_values"])
+    write_datalist(output, *dealt.items(), metadata, base_dir=data if relative_to_data else None)
     report.update(datalist=str(output), passed=list(dealt.groups))
-    said = describe(dealt, dropped=len(failed))
+    report["cases"] = [_row(case, dealt) for case in dealt.groups] + report["cases"]
+    said = describe(dealt, dropped=len(report["failed"]))
     return {**report, "description": f"{found.layout} layout: {said} Written: {output}"}
 
 
@@ -142,6 +134,22 @@ def _default_rule(found: FoundPairs) -> str:
         f"the layout {found.layout} does not say which cases are one person's",
         "Give --group-by blocks:N, regex:PATTERN or column:NAME; --group-by case if each case is another person.",
     )
+
+
+def _report(found: FoundPairs, problems: list[InputError], facts: Mapping[str, PairFacts]) -> dict[str, Any]:
+    """The report as it stands before anything is dealt; each problem is logged."""
+    for problem in problems:
+        logger.error("ERROR %s", problem)
+    failed = [{"case": p.case, "file": p.file, "error": f"{p.cause}. {p.way_out}".strip()} for p in problems]
+    return {
+        "datalist": None,
+        "layout": found.layout,
+        "passed": [],
+        "failed": failed,
+        "cases": [{"case": entry["case"], "passed": False} for entry in failed],
+        "label_values": sorted({value for fact in facts.values() for value in fact.values}),
+        "description": f"No case passed, {len(failed)} were refused; no datalist was written.",
+    }
 
 
 def _row(case: str, dealt: Split) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Results as files: NIfTI, CSV, JSON, pictures and pages."""
+"""Results as files: NIfTI, CSV, JSON, pictures and pages. Importing this imports neither torch nor MONAI."""

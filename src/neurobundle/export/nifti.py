@@ -1,21 +1,15 @@
-"""Label maps as NIfTI files that lie exactly on the grid they came from."""
+"""Label maps as NIfTI files that lie exactly on the grid they came from. Imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from monai.config import KeysCollection
-from monai.data import MetaTensor
-from monai.transforms import SaveImaged
 
 from neurobundle.errors import EnvironmentFault, InputError
 from neurobundle.files import write_atomic
-from neurobundle.load.names import case_name
 
 #: ``xform`` code for "aligned with another image" would lose the scanner frame; 1 is NIFTI_XFORM_SCANNER_ANAT.
 SCANNER_ANAT = 1
@@ -32,7 +26,7 @@ def label_map_bytes(labels: np.ndarray, affine: np.ndarray, form_code: int = SCA
     Raises:
         InputError: if a value is not a whole number, or outside int16.
     """
-    image = nib.Nifti1Image(_as_integers(labels), affine)
+    image = nib.Nifti1Image(as_integers(labels), affine)
     image.set_qform(affine, code=form_code, strip_shears=True)
     image.set_sform(affine, code=form_code)
     image.header.set_xyzt_units("mm", "sec")
@@ -40,7 +34,12 @@ def label_map_bytes(labels: np.ndarray, affine: np.ndarray, form_code: int = SCA
     return igzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
-def _as_integers(labels: np.ndarray) -> np.ndarray:
+def as_integers(labels: np.ndarray) -> np.ndarray:
+    """A label map in the smallest of uint8 and int16 that holds it.
+
+    Raises:
+        InputError: if a value is not a whole number, or outside int16.
+    """
     low, high = (float(labels.min()), float(labels.max())) if labels.size else (0.0, 0.0)
     if not np.isfinite([low, high]).all() or (labels.dtype.kind == "f" and not np.array_equal(labels, np.rint(labels))):
         raise InputError("the label map holds values that are not whole numbers", "Report this with the config.")
@@ -66,33 +65,3 @@ def save_label_map(path: Path, labels: np.ndarray, affine: np.ndarray, form_code
             raise EnvironmentFault("what was written differs from the result", "Check the disk.", file=path)
 
     return write_atomic(path, label_map_bytes(labels, affine, form_code), check)
-
-
-class SaveLabelMapd(SaveImaged):
-    """Writes ``<output_dir>/<case>_seg.nii.gz`` on the native grid, atomically.
-
-    It is a ``SaveImaged`` so that MONAI Label, which writes results itself, takes it out of the chain.
-
-    Args:
-        keys: label maps ``(1, i, j, k)`` that carry the metadata of the file they came from.
-        output_dir: where to write; made if need be.
-        suffix: goes between the case's name and ``.nii.gz``.
-    """
-
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, suffix: str = "_seg") -> None:
-        super().__init__(keys, output_dir=output_dir, print_log=False)
-        self.output_dir = Path(output_dir)
-        self.suffix = suffix
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the label maps of one case; the data pass through unchanged."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            self._save(result[key], str(result.get("case") or ""))
-        return result
-
-    def _save(self, labels: MetaTensor, case: str) -> None:
-        name = case or case_name(str(labels.meta["filename_or_obj"]))
-        affine = np.asarray(labels.affine, dtype=np.float64)
-        array = labels.as_tensor()[0].cpu().numpy()
-        save_label_map(self.output_dir / f"{name}{self.suffix}.nii.gz", _as_integers(array), affine)

@@ -15,7 +15,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
 img { max-width: 100%; height: auto; display: block; background: #000; }
 figure { margin: 1rem 0; } figcaption { font-size: .9rem; opacity: .8; }
-table { border-collapse: collapse; } th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8886; }
+table { border-collapse: collapse; }
+th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #8886; }
 th:first-child, td:first-child { text-align: left; }
 .note { border-left: .3rem solid #e69f00; padding: .3rem .8rem; background: #e69f0018; }
 @media print { body { margin: 0; } h2 { break-after: avoid; } figure { break-inside: avoid; } }

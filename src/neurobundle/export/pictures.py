@@ -56,15 +56,22 @@ class View:
             nib.as_closest_canonical(nib.Nifti1Image(np.asarray(array, dtype=np.float32), affine))
             for array in (image, labels)
         ]
-        spacing = tuple(float(size) for size in nib.affines.voxel_sizes(turned[0].affine))
+        i, j, k = (float(size) for size in nib.affines.voxel_sizes(turned[0].affine))
         first, second = (np.asarray(item.dataobj) for item in turned)
-        return cls(first, np.rint(second).astype(np.int16), spacing)  # type: ignore[arg-type]
+        return cls(first, np.rint(second).astype(np.int16), (i, j, k))
 
     def centre(self) -> tuple[int, int, int]:
-        """The voxel in the middle of all structures, or of the image if there is none."""
+        """The voxel in the middle of all structures, or of the image if there is none.
+
+        Where the middle plane of an axis shows no structure (between the two sides of a head), the plane that shows
+        the most is taken.
+        """
         where = np.argwhere(self.labels > 0)
-        middle = where.mean(axis=0) if len(where) else (np.array(self.image.shape) - 1) / 2
-        return tuple(int(round(x)) for x in middle)  # type: ignore[return-value]
+        if not len(where):
+            i, j, k = (size // 2 for size in self.image.shape)
+            return i, j, k
+        i, j, k = (_middle(where[:, axis]) for axis in range(3))
+        return i, j, k
 
     def zoom(self, margin_mm: float) -> View:
         """The same, cut to the box of all structures and a margin around it."""
@@ -76,6 +83,11 @@ class View:
         high = np.minimum(where.max(axis=0) + margin + 1, self.image.shape)
         box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
         return View(self.image[box], self.labels[box], self.spacing_mm)
+
+
+def _middle(indices: np.ndarray) -> int:
+    middle = round(float(indices.mean()))
+    return middle if (indices == middle).any() else int(np.bincount(indices).argmax())
 
 
 def three_planes(view: View, title: str = "", at: Sequence[int] | None = None) -> Image.Image:

@@ -35,9 +35,7 @@ class AutocastInferer(Inferer):
         SettingError: if ``amp`` is on and the device is a CPU without bfloat16 units.
     """
 
-    def __init__(
-        self, inferer: Inferer | None = None, amp: bool = False, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, inferer: Inferer | None = None, amp: bool = False, device: torch.device | str = "cpu") -> None:
         super().__init__()
         self.inferer = inferer if inferer is not None else SimpleInferer()
         self.amp = amp

@@ -11,16 +11,15 @@ Its paths are relative to the file itself, or to a *base*, where a bundle ships 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurobundle.errors import EnvironmentFault, InputError, SettingError, closest
+from neurobundle.errors import InputError, SettingError, closest
+from neurobundle.files import write_atomic
 from neurobundle.load.names import unique_case_names
 
 Item = dict[str, Any]
@@ -188,31 +187,8 @@ def write_datalist(
         relative = sorted((_relative(entry, base) for entry in entries), key=lambda entry: natural(str(entry["case"])))
         rows = ",\n".join(f"  {json.dumps(entry, ensure_ascii=False)}" for entry in relative)
         lines.append(f' "{section}": [\n{rows}\n ]' if rows else f' "{section}": []')
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogateescape"))
+    write_atomic(Path(path), ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogateescape"))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that its name shows the old content or the new, never a part: temporary name, fsync, rename.
-
-    Raises:
-        EnvironmentFault: if it cannot be written; nothing is left behind then.
-    """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if temporary.read_bytes() != content:
-            raise OSError("it read back changed")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        reason = error.strerror or str(error)
-        raise EnvironmentFault(f"it cannot be written ({reason})", "Choose another output.", file=path) from error
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from neurobundle.files import write_json
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.tables import write_csv
+from neurobundle.files import write_json
 from neurobundle.load.names import case_name
 from neurobundle.measure.segmentation import Score, score_case
 from neurobundle.measure.summary import summarise
@@ -66,7 +66,9 @@ class SegmentationReport:
 
     def collect(self, engine: Engine) -> None:
         """Score the cases of one batch."""
-        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+        batch: Any = engine.state.batch
+        outputs: Any = engine.state.output
+        for item, output in zip(batch, outputs, strict=True):
             case = str(item.get("case") or case_name(str(output["label"].meta["filename_or_obj"])))
             self.subjects[case] = str(item.get("subject") or case)
             prediction, reference = (_label_map(output[key]) for key in ("pred", "label"))

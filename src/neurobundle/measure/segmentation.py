@@ -52,7 +52,9 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     >>> dice(np.array([True, True, False]), np.array([False, True, False])) == 2 / 3
     True
     """
-    return float(2 * np.count_nonzero(prediction & reference) / (np.count_nonzero(prediction) + np.count_nonzero(reference)))
+    return float(
+        2 * np.count_nonzero(prediction & reference) / (np.count_nonzero(prediction) + np.count_nonzero(reference))
+    )
 
 
 def score_structure(
@@ -94,10 +96,12 @@ def _surface_scores(
 ) -> tuple[float, float]:
     where = np.argwhere(prediction | reference)
     box = tuple(slice(low, high + 1) for low, high in zip(where.min(axis=0), where.max(axis=0), strict=True))
-    pair = [torch.from_numpy(np.pad(mask[box], CROP_MARGIN))[None, None].float() for mask in (prediction, reference)]
+    first, second = (
+        torch.from_numpy(np.pad(mask[box], CROP_MARGIN))[None, None].float() for mask in (prediction, reference)
+    )
     spacing = [float(size) for size in spacing_mm]
-    hd95 = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
-    nsd = compute_surface_dice(*pair, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing)
+    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+    nsd = compute_surface_dice(first, second, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing)
     return float(hd95), float(nsd)
 
 
@@ -125,7 +129,9 @@ def score_case(
     ]
 
 
-def failed_case(case: str, structures: Mapping[int, str], shape: Sequence[int], spacing_mm: Sequence[float]) -> list[Score]:
+def failed_case(
+    case: str, structures: Mapping[int, str], shape: Sequence[int], spacing_mm: Sequence[float]
+) -> list[Score]:
     """The scores of a case that gave no prediction: it counts as missed, with status ``failed``.
 
     Args:

@@ -89,13 +89,15 @@ def summarise(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict[str,
 def _summarise_one(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict[str, Any]:
     counted = [score for score in scores if score.status != "empty"]
     who = [subjects.get(score.case, score.case) for score in counted]
-    result: dict[str, Any] = {f"n_{status}": _count(scores, status) for status in ("empty", "missed", "false", "failed")}
+    result: dict[str, Any] = {
+        f"n_{status}": _count(scores, status) for status in ("empty", "missed", "false", "failed")
+    }
     for metric in ("dice", "hd95_mm", "nsd"):
         values = [float(getattr(score, metric)) for score in counted]
         low, high = bootstrap_interval(values, who) if values else (math.nan, math.nan)
         result[metric] = {
-            "mean": _number(np.mean(values) if values else math.nan),
-            "median": _number(np.median(values) if values else math.nan),
+            "mean": _number(float(np.mean(values)) if values else math.nan),
+            "median": _number(float(np.median(values)) if values else math.nan),
             "interval": [_number(low), _number(high)],
         }
     result["volume"] = _volumes([score for score in scores if score.status != "failed"])

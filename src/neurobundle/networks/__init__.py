@@ -1,6 +1,13 @@
 """Architectures, and the weights that go into them."""
 
-from neurobundle.networks.loader import WeightsLoader as WeightsLoader
-from neurobundle.networks.residual_unet import residual_unet as residual_unet
-from neurobundle.networks.weights import load_weights as load_weights
-from neurobundle.networks.weights import save_weights as save_weights
+from neurobundle.lazy import attach
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "WeightsLoader": "loader",
+        "load_weights": "weights",
+        "residual_unet": "unets",
+        "save_weights": "weights",
+    },
+)

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurobundle.errors import EnvironmentFault, WeightsError
+from neurobundle.errors import WeightsError
+from neurobundle.files import write_atomic
 
 MANIFEST_NAME = "MANIFEST.sha256"
 
@@ -217,27 +216,11 @@ def _as_details(entry: Entry) -> dict[str, object]:
 
 
 def _write(models_dir: Path, entries: dict[str, Entry]) -> None:
-    """Replace the manifest at once (temporary name, fsync, rename)."""
+    """Replace the manifest at once."""
     lines = []
     for name in sorted(entries):
         lines += [
             "# " + json.dumps(_as_details(entries[name]), sort_keys=True),
             f"{entries[name].sha256}  {name}",
         ]
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{MANIFEST_NAME}.", dir=models_dir)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write("\n".join(lines) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(models_dir / MANIFEST_NAME)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise EnvironmentFault(
-            f"the manifest cannot be written ({error.strerror or error})",
-            "Free some space, or choose another folder.",
-            file=models_dir / MANIFEST_NAME,
-        ) from error
+    write_atomic(models_dir / MANIFEST_NAME, ("\n".join(lines) + "\n").encode())

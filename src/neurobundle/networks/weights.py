@@ -7,17 +7,17 @@ state, float16 or float32, that ``torch.load(weights_only=True)`` reads, listed 
 from __future__ import annotations
 
 import fnmatch
+import io
 import logging
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from neurobundle.errors import EnvironmentFault, WeightsError
+from neurobundle.errors import WeightsError
+from neurobundle.files import write_atomic
 from neurobundle.networks import manifest
 
 logger = logging.getLogger(__name__)
@@ -136,26 +136,14 @@ def save_weights(
     state = network_or_state.state_dict() if isinstance(network_or_state, torch.nn.Module) else network_or_state
     state = _stored(_as_state(dict(state), path), half)
     _check_finite(state, path)
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The ending is not .pt: MONAI Label offers every models/*.pt, and a killed writer may leave this one.
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(temporary).chmod(0o644)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+
+    def check(temporary: Path) -> None:
         read_state(temporary, verify=False)
-        manifest.announce(path.parent, manifest.make_entry(Path(temporary), origin, parent, name=path.name))
-        Path(temporary).replace(path)
-    except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        raise EnvironmentFault(
-            f"the weights cannot be written ({error})", "Free some space, or choose another folder.", file=path
-        ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        manifest.announce(path.parent, manifest.make_entry(temporary, origin, parent, name=path.name))
+
+    write_atomic(path, buffer.getvalue(), check)
     return manifest.write_entry(path.parent, path.name, origin, parent)
 
 

@@ -1,4 +1,15 @@
 """Deterministic preparation: orientation, grid, intensities, and the place of a structure in a head."""
 
-from neurobundle.prepare.intensity import NormalizeForegroundd as NormalizeForegroundd
-from neurobundle.prepare.pipeline import mri_preprocessing as mri_preprocessing
+from neurobundle.lazy import attach
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "NormalizeForegroundd": "intensity",
+        "PlaceError": "locate",
+        "TemplateLocator": "locate",
+        "kind_of_input": "locate",
+        "mri_preprocessing": "pipeline",
+        "register_head": "register",
+    },
+)

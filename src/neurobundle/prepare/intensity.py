@@ -73,16 +73,13 @@ def z_score(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         mask: boolean, the shape of ``image``, not empty.
 
     Raises:
-        InputError: if the masked voxels have no contrast, or one of them is not finite.
+        InputError: if the masked voxels have no contrast.
 
     >>> z_score(torch.tensor([0.0, 1.0, 3.0]), torch.tensor([False, True, True])).tolist()
     [-2.0, -1.0, 1.0]
     """
     values = image[mask].double()
     mean, deviation = values.mean(), values.std(correction=0)
-    if not bool(torch.isfinite(deviation)):
-        bad = int((~torch.isfinite(image)).sum())
-        raise InputError(f"{bad} of its {image.numel()} voxels are NaN or infinite", "Repair or exclude the scan.")
     if float(deviation) <= NO_CONTRAST * float(values.abs().mean()):
         raise InputError(
             f"no signal: every voxel is {float(mean):g}, or nearly so", "Is it a mask, or an empty scan? Exclude it."
@@ -126,10 +123,11 @@ class NormalizeForegroundd(MapTransform):
 
     def _normalise(self, channel: torch.Tensor) -> torch.Tensor:
         values = channel.as_tensor() if isinstance(channel, MetaTensor) else channel
+        bad = int((~torch.isfinite(values)).sum())
+        if bad:
+            raise InputError(f"{bad} of its {values.numel()} voxels are NaN or infinite", "Repair or exclude the scan.")
         mask = foreground(values)
-        if bool(torch.isfinite(values).all()):
-            values = clip_percentiles(values, self.lower, self.upper, mask)
-        return z_score(values, mask)
+        return z_score(clip_percentiles(values, self.lower, self.upper, mask), mask)
 
 
 def _like(image: torch.Tensor, channels: Sequence[torch.Tensor]) -> torch.Tensor:

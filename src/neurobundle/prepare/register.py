@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -43,9 +44,7 @@ RIM_MM = 2.0
 #: Starting rotations about each axis, degrees, and starting sizes. A fit at 8 mm is drawn in from 15 degrees away, so
 #: these reach rotations of about 35 degrees.
 START_DEGREES = (-20.0, 0.0, 20.0)
-START_SIZES = (0.85, 0.95, 1.1)
-#: How many of the starts of each size are fitted.
-FITTED_STARTS = 2
+START_SIZES = (0.8, 0.92, 1.08)
 #: A standing adult's brain centre lies about this far below the top of the head (the template's: 75 mm below the
 #: brain's top, and 8 mm of scalp, skull and fluid).
 CENTRE_BELOW_TOP_MM = 80.0
@@ -166,16 +165,36 @@ def register_head(array: npt.NDArray[Any], affine: npt.ArrayLike) -> Registratio
     sitk: Any = require("SimpleITK", extra="head", feature="Finding the hippocampi in a whole head")
     fine = to_isotropic(Grid(_flatten_ends(array, np.asarray(affine, float)), np.asarray(affine, float)), FINE_MM)
     template = load_template()
+    with _one_thread(sitk):
+        matrix = _descend(sitk, template, fine)
+    similarity, coverage = agreement(to_isotropic(template, FINE_MM), fine, matrix)
+    log.debug("registered: similarity %.3f, coverage %.3f", similarity, coverage)
+    return Registration(matrix, similarity, coverage)
+
+
+@contextmanager
+def _one_thread(sitk: Any) -> Iterator[None]:
+    """ITK on one thread: with two, the metric's sums are added in the order in which the threads end.
+
+    The method's own number of threads does not reach the metric, so the process's default is set and put back.
+    """
+    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
+
+
+def _descend(sitk: Any, template: Grid, fine: Grid) -> geometry.Array:
+    """The matrix after all three rounds."""
     coarse = to_isotropic(template, COARSE_MM), to_isotropic(fine, COARSE_MM)
     best = _best_start(sitk, *coarse, _start_centres(fine))
     for spacing_mm in (MIDDLE_MM, FINE_MM):
         fixed = _Fixed.of(sitk, to_isotropic(template, spacing_mm))
         moving = _itk_image(sitk, fine if spacing_mm == FINE_MM else to_isotropic(fine, spacing_mm))
         best = _fit(sitk, fixed, moving, best, STEPS[spacing_mm])
-    matrix = _matrix(best)
-    similarity, coverage = agreement(to_isotropic(template, FINE_MM), fine, matrix)
-    log.debug("registered: similarity %.3f, coverage %.3f", similarity, coverage)
-    return Registration(matrix, similarity, coverage)
+    return _matrix(best)
 
 
 def agreement(template: Grid, head: Grid, matrix: npt.ArrayLike) -> tuple[float, float]:
@@ -215,7 +234,9 @@ def _flatten_ends(array: npt.NDArray[Any], affine: geometry.Array) -> Volume:
     core = _core(values, affine)
     high = float(np.percentile(core, CORE_PERCENTILE)) if core.size else 0.0
     if high <= 0 or float(values.min()) == float(values.max()):
-        raise InputError("the image holds a single value, or is 0 in its middle", "Check that the right file was given.")
+        raise InputError(
+            "the image holds a single value, or is 0 in its middle", "Check that the right file was given."
+        )
     return np.clip(values / np.float32(high), 0, 1)
 
 
@@ -271,9 +292,8 @@ def _itk_image(sitk: Any, image: Grid) -> Any:
 
 
 def _method(sitk: Any, fixed: _Fixed, start: Any, steps: int) -> Any:
-    """A registration method on one thread, without sampling: the same input gives the same output."""
+    """A registration method without sampling."""
     method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
     if max(fixed.image.GetSpacing()) >= COARSE_MM:
         method.SetMetricAsCorrelation()
     else:
@@ -297,15 +317,11 @@ def _best_start(sitk: Any, template: Grid, head: Grid, centres: Sequence[geometr
     """
     fixed, moving = _Fixed.of(sitk, template), _itk_image(sitk, head)
     fits = []
-    for size in START_SIZES:
-        starts = [
-            _start_matrix(fixed.centre, centre, degrees, size)
-            for centre, degrees in product(centres, product(START_DEGREES, repeat=3))
-        ]
-        scores = [-np.prod(agreement(template, head, start)) for start in starts]
-        for index in np.argsort(scores, kind="stable")[:FITTED_STARTS]:
-            similar = _fit(sitk, fixed, moving, _similarity(sitk, fixed, starts[index]), STEPS[COARSE_MM])
-            fits.append(_fit(sitk, fixed, moving, _as_affine(sitk, similar), STEPS[COARSE_MM]))
+    for size, centre in product(START_SIZES, centres):
+        starts = [_start_matrix(fixed.centre, centre, turn, size) for turn in product(START_DEGREES, repeat=3)]
+        best = max(starts, key=lambda start: np.prod(agreement(template, head, start)))
+        similar = _fit(sitk, fixed, moving, _similarity(sitk, fixed, best), STEPS[COARSE_MM])
+        fits.append(_fit(sitk, fixed, moving, _as_affine(sitk, similar), STEPS[COARSE_MM]))
     return max(fits, key=lambda fit: np.prod(agreement(template, head, _matrix(fit))))
 
 

@@ -48,7 +48,7 @@ def group_cases(pairs: Sequence[Pair], group_by: str, subjects_file: str | Path 
         return {pair.case: _subject(pair) for pair in pairs}
     if rule == "blocks" and argument:
         size = _block_size(argument)
-        return {pair.case: f"block-{case_number(pair.case) // size}" for pair in pairs}
+        return {pair.case: str(case_number(pair.case) // size) for pair in pairs}
     if rule == "regex" and argument:
         pattern = _pattern(argument)
         return {pair.case: _matched(pattern, pair.case) for pair in pairs}

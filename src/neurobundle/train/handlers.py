@@ -19,10 +19,12 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
 
 from neurobundle.errors import InputError, WeightsError
 from neurobundle.files import write_atomic
+from neurobundle.networks.manifest import sha256_of
 from neurobundle.networks.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -61,7 +63,7 @@ class ReseedHandler:
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
         seed = epoch_seed(self.seed, engine.state.epoch, rank)
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - MONAI's worker seeding and third-party transforms read the global state
+        np.random.seed(seed)
         torch.manual_seed(seed)
         set_random_state = getattr(self.dataset.transform, "set_random_state", None)
         if set_random_state is not None:
@@ -113,7 +115,7 @@ class EarlyStop:
         patience: epochs without a new best after which to stop.
     """
 
-    def __init__(self, evaluator: Engine, patience: int) -> None:
+    def __init__(self, evaluator: Workflow, patience: int) -> None:
         self.evaluator = evaluator
         self.patience = patience
 
@@ -144,16 +146,19 @@ class BestWeights:
         self.network = network
         self.path = Path(path)
         self.enabled = enabled
+        self.parent: str | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
         if self.enabled:
+            # MONAI Label trains on from the file that is replaced here: that file is the parent.
+            self.parent = sha256_of(self.path) if self.path.exists() else None
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
 
-    def __call__(self, engine: Engine) -> None:
+    def __call__(self, engine: Workflow) -> None:
         """Save if this epoch is the best so far."""
         if engine.state.best_metric_epoch == engine.state.epoch:
-            save_weights(unwrap(self.network), self.path, origin="trained-here")
+            save_weights(unwrap(self.network), self.path, origin="trained-here", parent=self.parent)
 
 
 class TrainingState:
@@ -182,7 +187,7 @@ class TrainingState:
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
-        evaluator: Engine,
+        evaluator: Workflow,
         enabled: bool = True,
     ) -> None:
         self.path, self.final_weights, self.resume, self.enabled = Path(path), Path(final_weights), resume, enabled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -76,7 +77,8 @@ class TensorBoardImageGrid:
 
     def collect(self, engine: Engine) -> None:
         """Keep a column of the grid while it has room."""
-        for output in engine.state.output:
+        outputs: Any = engine.state.output
+        for output in outputs:
             if len(self.columns) < GRID_CASES:
                 self.columns.append(_column(output["image"], output["label"], output["pred"]))
 
@@ -108,7 +110,7 @@ def _column(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> tor
     return torch.cat(rows, dim=1).cpu()
 
 
-def _writer(log_dir: str):  # type: ignore[no-untyped-def] # noqa: ANN202 - a context manager from an untyped package
+def _writer(log_dir: str):  # type: ignore[no-untyped-def]
     """A writer for one write, closed at once, so that a killed run leaves whole event files."""
     from torch.utils.tensorboard import SummaryWriter
 

@@ -1,0 +1,192 @@
+"""The arguments of the ``neurobundle`` command, with an example in each subcommand's help."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from neurobundle import __version__
+from neurobundle.errors import ExitCode
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse ends with 2 on a usage error; here 2 means that there was no input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(ExitCode.USAGE, f"ERROR {message}. See {self.prog} --help.\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; what it returns names the subcommand as ``command``."""
+    top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.")
+    top.add_argument("--version", action="version", version=f"neurobundle {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_list, _info, _run, _train, _evaluate, _crossval, _split, _doctor, _new, _demo):
+        add(commands)
+    return top
+
+
+def _command(commands: Any, name: str, help_: str, example: str) -> argparse.ArgumentParser:
+    sub: argparse.ArgumentParser = commands.add_parser(
+        name,
+        allow_abbrev=False,
+        help=help_,
+        description=help_,
+        epilog=f"example: {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.add_argument("--debug", action="store_true", help="show tracebacks and the log of every library")
+    sub.set_defaults(command=name)
+    return sub
+
+
+def _config_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute (auto)")
+    sub.add_argument("--config", action="extend", nargs="+", default=[], metavar="OVERLAY", help="overlays, by name")
+    sub.add_argument("--set", action="extend", nargs="+", default=[], metavar="ID=VALUE", help="settings, by id")
+    sub.add_argument("--print-command", action="store_true", help="show the stock MONAI command line, and stop")
+    sub.add_argument("--verbose", action="store_true", help="show the log of the engines")
+
+
+def _data_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("--data", type=Path, required=True, metavar="DATALIST", help="a datalist; see neurobundle split")
+    sub.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+
+
+def _list(commands: Any) -> None:
+    sub = _command(commands, "list", "List the bundles that can be run.", "neurobundle list")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _info(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "info",
+        "Show what a bundle does, wants and gives.",
+        "neurobundle info hippocampus_segmentation",
+    )
+    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _run(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "run",
+        "Segment scans: label maps, volumes, pictures and a report.",
+        "neurobundle run hippocampus_segmentation -i head.nii.gz -o out",
+    )
+    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument(
+        "-i", "--inputs", nargs="+", required=True, metavar="INPUT", help="NIfTI files, or folders of them"
+    )
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    sub.add_argument(
+        "--input", dest="input_kind", default="auto", metavar="auto|crop|head", help="what the field of view is (auto)"
+    )
+    sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    _config_options(sub)
+
+
+def _train(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "train",
+        "Train a bundle on a datalist.",
+        "neurobundle train hippocampus_segmentation --data datalist.json -o out/fold0 --fold 0",
+    )
+    _data_options(sub)
+    sub.add_argument("--fold", type=int, default=0, help="the fold that validates; -1 trains on all cases (0)")
+    _config_options(sub)
+
+
+def _evaluate(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "evaluate",
+        "Predict and score the validation cases of a fold.",
+        "neurobundle evaluate hippocampus_segmentation --data datalist.json -o out/eval --fold 0",
+    )
+    _data_options(sub)
+    sub.add_argument("--fold", type=int, default=0, help="whose cases to score (0)")
+    sub.add_argument("--weights", type=Path, help="the bundle's models/fold<K>.pt or model.pt if not given")
+    _config_options(sub)
+
+
+def _crossval(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "crossval",
+        "Train every fold, predict each case out of fold, and score them together; goes on where it was stopped.",
+        "neurobundle crossval hippocampus_segmentation --data datalist.json -o out/cv --jobs 2",
+    )
+    _data_options(sub)
+    sub.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each if more than one (1)")
+    sub.add_argument("--final", action="store_true", help="also train on all cases")
+    sub.add_argument("--publish", action="store_true", help="copy weights and results into the bundle's folder")
+    _config_options(sub)
+
+
+def _split(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "split",
+        "Make a datalist with folds by subject from a folder of images and labels.",
+        "neurobundle split data/hippocampus -o datalist.json --folds 5 --group-by blocks:10",
+    )
+    sub.add_argument("data", type=Path, help="a folder in one of the layouts")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DATALIST")
+    sub.add_argument("--folds", type=int, default=5, help="how many (5)")
+    sub.add_argument(
+        "--group-by",
+        metavar="RULE",
+        help="subject, case, blocks:N, column:NAME or regex:PATTERN (the layout's subjects)",
+    )
+    sub.add_argument("--layout", default="auto", metavar="auto|folders|decathlon|nnunet|bids")
+    sub.add_argument("--images", type=Path, help="the images' folder, for the layout `folders`")
+    sub.add_argument("--labels", type=Path, help="the labels' folder, for the layout `folders`")
+    sub.add_argument("--subjects", type=Path, help="a CSV or TSV with columns `case` and that of column:NAME")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--test-share", type=float, default=0.0, help="share of cases held out as a test set (0)")
+    sub.add_argument("--label-values", default="", metavar="0,1,2", help="refuse a label map with any other value")
+    sub.add_argument("--relative-to-data", action="store_true", help="write paths relative to DATA, not to DATALIST")
+    sub.add_argument("--name", help="what the data set is called")
+    sub.add_argument("--merge-duplicates", action="store_true", help="join groups that share a file's content")
+
+
+def _doctor(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "doctor",
+        "Check a bundle, ours or anybody's, without a network.",
+        "neurobundle doctor bundles/hippocampus_segmentation",
+    )
+    sub.add_argument("bundle_dir", help="a bundle's folder, or the name of one of ours")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _new(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "new",
+        "Make a bundle of your own from one of ours.",
+        "neurobundle new thalamus_segmentation -o bundles",
+    )
+    sub.add_argument("name", help="ends in _segmentation, _classification or _detection")
+    sub.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where its folder goes (here)")
+    sub.add_argument("--from", dest="origin", default="hippocampus_segmentation", help="the bundle to start from")
+
+
+def _demo(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "demo",
+        "Segment both hippocampi of the template that nilearn carries; nothing is downloaded.",
+        "neurobundle demo -o demo",
+    )
+    sub.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")

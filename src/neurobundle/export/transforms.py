@@ -1,0 +1,45 @@
+"""Writers that a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import SaveImaged
+
+from neurobundle.export.nifti import as_integers, save_label_map
+from neurobundle.load.names import case_name
+
+
+class SaveLabelMapd(SaveImaged):
+    """Writes ``<output_dir>/<case>_seg.nii.gz`` on the native grid, atomically.
+
+    It is a ``SaveImaged`` so that MONAI Label, which writes results itself, takes it out of the chain.
+
+    Args:
+        keys: label maps ``(1, i, j, k)`` that carry the metadata of the file they came from.
+        output_dir: where to write; made if need be.
+        suffix: goes between the case's name and ``.nii.gz``.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, suffix: str = "_seg") -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        self.output_dir = Path(output_dir)
+        self.suffix = suffix
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the label maps of one case; the data pass through unchanged."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            self._save(result[key], str(result.get("case") or ""))
+        return result
+
+    def _save(self, labels: MetaTensor, case: str) -> None:
+        name = case or case_name(str(labels.meta["filename_or_obj"]))
+        affine = np.asarray(labels.affine, dtype=np.float64)
+        array = labels.as_tensor()[0].cpu().numpy()
+        save_label_map(self.output_dir / f"{name}{self.suffix}.nii.gz", as_integers(array), affine)

@@ -1,0 +1,291 @@
+"""The doctor names each thing that is wrong with a bundle, and passes a good one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from neurobundle.bundle.doctor import as_json, as_table, examine, verdict
+from neurobundle.errors import ExitCode, SettingError
+from neurobundle.networks.manifest import write_entry
+
+
+def problems(bundle: Any, *, level: str = "fail", thorough: bool = False) -> dict[str, list[str]]:
+    """Messages of one level, by check."""
+    found: dict[str, list[str]] = {}
+    for finding in examine(bundle.root, thorough=thorough):
+        if finding.level == level:
+            found.setdefault(finding.check, []).append(finding.message)
+    return found
+
+
+def test_good_bundle(bundle):
+    """A bundle that follows the conventions has nothing but ok."""
+    findings = examine(bundle.root)
+    assert [finding for finding in findings if finding.level != "ok"] == []
+    assert verdict(findings) == ExitCode.OK
+    assert "0 failures" in as_table(findings)
+    assert json.loads(as_json(findings))["exit_code"] == 0
+
+
+def test_not_a_bundle(tmp_path):
+    """A folder without metadata is refused, with exit code 1."""
+    with pytest.raises(SettingError, match="no bundle") as caught:
+        examine(tmp_path)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_without_weights(bare_bundle):
+    """A bundle that was not trained yet is a warning, not a failure."""
+    findings = examine(bare_bundle.root)
+    assert verdict(findings) == ExitCode.OK
+    assert [finding.message for finding in findings if finding.level == "warn"] == ["models/model.pt is missing"]
+
+
+def rewrite(file: str, **ids: Any) -> Callable[[Any], None]:
+    return lambda bundle: bundle.change(file, **ids)
+
+
+def text(file: str, content: str) -> Callable[[Any], None]:
+    def write(bundle: Any) -> None:
+        (bundle.root / file).parent.mkdir(exist_ok=True)
+        (bundle.root / file).write_text(content)
+
+    return write
+
+
+def inside(file: str, place: str, value: Any) -> Callable[[Any], None]:
+    """Change a nested id."""
+
+    def change(bundle: Any) -> None:
+        content = bundle.read(file)
+        *parents, last = place.split("::")
+        node = content
+        for parent in parents:
+            node = node[parent]
+        if value is ...:
+            del node[last]
+        else:
+            node[last] = value
+        bundle.change(file, **content, **({last: ...} if value is ... and not parents else {}))
+
+    return change
+
+
+BREAKAGES = [
+    ("layout", "LICENSE is missing", lambda bundle: (bundle.root / "LICENSE").unlink()),
+    ("layout", "evaluate.yaml is missing", lambda bundle: (bundle.root / "configs/evaluate.yaml").unlink()),
+    ("configs", "cannot be parsed", text("configs/train.yaml", "a: [1\n")),
+    ("configs", "'a' stands twice", text("configs/train.yaml", "a: 1\na: 2\n")),
+    ("configs", "'a' stands twice", text("configs/extra.json", '{"a": 1, "a": 2}')),
+    ("configs", "merge key '<<'", text("configs/train.yaml", "a: &a {b: 1}\nc:\n  <<: *a\n")),
+    ("configs", "the tag", text("configs/train.yaml", "a: !!python/object/apply:os.system ['true']\n")),
+    ("configs", "refers to 'nowhere'", rewrite("inference.yaml", inferer="@nowhere")),
+    ("configs", "refers to 'train::nowhere'", rewrite("train.yaml", run=["$@train#nowhere.run()"])),
+    ("configs", "overrides what train lacks", rewrite("evaluate.yaml", **{"valdate::dataset": 1})),
+    ("python", "scripts/ folder", text("scripts/__init__.py", "")),
+    ("python", "changes sys.path", rewrite("train.yaml", run=["$sys.path.append('.')"])),
+    ("expressions", "it is no Python", rewrite("train.yaml", run=["$@train::trainer.run("])),
+    ("expressions", "importing 'shutil'", rewrite("train.yaml", imports=["$import shutil"])),
+    ("expressions", "weights_only must be True", rewrite("train.yaml", a="$torch.load('x', weights_only=False)")),
+    ("metadata", "'licenses' is a required property", rewrite("metadata.json", licenses=...)),
+    ("metadata", "'version' is a required property", rewrite("metadata.json", version=...)),
+    ("metadata", "'pred' is a required property", inside("metadata.json", "network_data_format::outputs", {"x": {}})),
+    ("metadata", "no entry for version '9.0.0'", rewrite("metadata.json", version="9.0.0")),
+    ("ids", "network_size", lambda bundle: [rewrite(f, network_size=...)(bundle) for f in ("train.yaml",)]),
+    ("label", "top-level id 'network'", rewrite("train.yaml", network=...)),
+    ("label", "not a literal list", inside("train.yaml", "train::handlers", "$[]")),
+    ("label", "CheckpointLoader", inside("train.yaml", "train::handlers", [{"_target_": "CheckpointLoader"}])),
+    ("label", "@device.", rewrite("inference.yaml", network="$@network_def.half() if @device.type else None")),
+    ("label", "requires 'fold'", rewrite("train.yaml", datalist="$[x for x in [] if x['fold'] == 1]")),
+    ("label", "requires 'case'", inside("inference.yaml", "preprocessing::keys", ["image", "case"])),
+    (
+        "label",
+        "channel_def is empty",
+        inside("metadata.json", "network_data_format::outputs::pred::channel_def", {}),
+    ),
+    ("agreement", "network_def of train", inside("train.yaml", "network_def::out_channels", 3)),
+    ("agreement", "network_def of train", rewrite("train.yaml", network_size="tiny")),
+    ("agreement", "network_def of evaluate", rewrite("evaluate.yaml", **{"network_def::bias": False})),
+    ("agreement", "preprocessing of train", inside("train.yaml", "train::preprocessing::spacing_mm", [1, 1, 2])),
+    ("agreement", "preprocessing of train", inside("inference.yaml", "preprocessing", {"_target_": "Identityd"})),
+]
+
+
+@pytest.mark.parametrize(("check", "message", "break_it"), BREAKAGES, ids=[f"{b[0]}-{b[1]}" for b in BREAKAGES])
+def test_breakage(bare_bundle, check, message, break_it):
+    """Each breakage is found by the check that is there for it."""
+    break_it(bare_bundle)
+    found = problems(bare_bundle)
+    assert any(message in text for text in found.get(check, [])), found
+
+
+def test_other_preparation_is_no_preprocessing(bare_bundle):
+    """What only inference does, such as looking for the structure in a head, need not be in train."""
+    bare_bundle.change("inference.yaml", head={"_target_": "neurobundle.prepare.TemplateLocator"})
+    assert problems(bare_bundle) == {}
+
+
+def test_name(bare_bundle):
+    """A folder's name without a task is found."""
+    bare_bundle.root = bare_bundle.root.rename(bare_bundle.root.with_name("tiny"))
+    assert "name" in problems(bare_bundle)
+
+
+def test_others_bundle_is_judged_mildly(bare_bundle):
+    """What is only our convention is a warning for a bundle that does not require us."""
+    bare_bundle.change("metadata.json", required_packages_version={}, licenses=..., intended_use=..., schema=...)
+    bare_bundle.change("train.yaml", network_size=..., network_def={"_target_": "torch.nn.Conv3d"})
+    bare_bundle.change(
+        "inference.yaml", network_def={"_target_": "torch.nn.Conv3d"}, datalist="$[x for x in y['case']]"
+    )
+    (bare_bundle.root / "LICENSE").unlink()
+    assert problems(bare_bundle) == {}
+    assert {"layout", "ids", "label"} <= set(problems(bare_bundle, level="warn"))
+
+
+def test_fault_49_code_in_an_expression(bundle, tmp_path):
+    """Python that no config needs is named, and nothing of the bundle is executed."""
+    bundle.change("inference.yaml", inferer=f"$__import__('pathlib').Path('{tmp_path}/trace').touch()")
+    found = problems(bundle, thorough=True)
+    assert any("__import__" in message for message in found["expressions"])
+    assert not (tmp_path / "trace").exists()
+
+
+def test_fault_50_target_is_a_system_call(bundle, tmp_path):
+    """A ``_target_`` outside the allowed packages is named and not called."""
+    bundle.change("inference.yaml", inferer={"_target_": "os.system", "command": f"touch {tmp_path}/trace"})
+    found = problems(bundle, thorough=True)
+    assert any("os.system" in message for message in found["targets"])
+    assert not (tmp_path / "trace").exists()
+
+
+def test_fault_52_alias_bomb(bare_bundle):
+    """Ten levels of ten aliases are refused at once, not expanded."""
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)]
+    text("configs/train.yaml", "\n".join(lines))(bare_bundle)
+    assert any("aliases" in message for message in problems(bare_bundle)["configs"])
+
+
+@pytest.mark.parametrize(
+    ("field", "version", "level"),
+    [("monai_version", "0.1.0", "warn"), ("pytorch_version", "9.9", "fail"), ("numpy_version", "1.26", "warn")],
+)
+def test_fault_55_versions(bare_bundle, field, version, level):
+    """A bundle made for another version says so; one from the future fails."""
+    bare_bundle.change("metadata.json", **{field: version})
+    assert any(version in message for message in problems(bare_bundle, level=level)["versions"])
+
+
+def test_required_package_is_missing(bare_bundle):
+    """A required package that is not installed fails."""
+    bare_bundle.change("metadata.json", required_packages_version={"neurobundle": "0.1.0", "no-such-thing": "1.0"})
+    assert any("not installed" in message for message in problems(bare_bundle)["versions"])
+
+
+def test_fault_57_pickle_payload(bundle):
+    """A pickle that would run code is refused even if the manifest lists it."""
+    torch.save({"weight": Path("a")}, bundle.root / "models/model.pt")
+    write_entry(bundle.root / "models", "model.pt", "released")
+    assert any("Python code" in message for message in problems(bundle, thorough=True)["weights"])
+
+
+@pytest.mark.parametrize("size", [0, 100], ids=["empty", "truncated"])
+def test_fault_58_damaged(bundle, size):
+    """An empty or truncated checkpoint is called damaged."""
+    path = bundle.root / "models/model.pt"
+    path.write_bytes(path.read_bytes()[:size])
+    assert any("damaged" in message for message in problems(bundle)["manifest"])
+
+
+def test_fault_59_bit_flip(bundle):
+    """One changed bit is a sha256 that does not match."""
+    path = bundle.root / "models/model.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert any("sha256" in message for message in problems(bundle)["manifest"])
+
+
+def test_fault_60_weights_of_another_network(bundle):
+    """Weights that fit only in part are a failure."""
+    torch.save({"weight": torch.zeros(2, 1, 3, 3, 3), "scale": torch.zeros(1)}, bundle.root / "models/model.pt")
+    write_entry(bundle.root / "models", "model.pt", "released")
+    found = problems(bundle, thorough=True)["weights"]
+    assert any("1 of 2 tensors fit" in message for message in found), found
+
+
+def test_fault_61_nan_weights(bundle):
+    """NaN weights are a failure that names the tensor."""
+    state = {"weight": torch.full((2, 1, 3, 3, 3), float("nan")), "bias": torch.zeros(2)}
+    torch.save(state, bundle.root / "models/model.pt")
+    write_entry(bundle.root / "models", "model.pt", "released")
+    assert any("NaN" in message and "weight" in message for message in problems(bundle, thorough=True)["weights"])
+
+
+def test_forward_probe(bundle):
+    """Metadata that promise other channels than the network gives are a failure."""
+    metadata = bundle.read("metadata.json")
+    metadata["network_data_format"]["outputs"]["pred"]["num_channels"] = 5
+    bundle.change("metadata.json", **metadata)
+    assert any("2 channels" in message for message in problems(bundle, thorough=True)["weights"])
+
+
+def test_wrong_argument(bundle):
+    """A part that cannot be built is named, with the reason."""
+    bundle.change("inference.yaml", inferer={"_target_": "SlidingWindowInferer", "roi": 3})
+    found = problems(bundle, thorough=True)["components"]
+    assert any("inferer" in message and "roi" in message for message in found), found
+
+
+def test_unknown_target(bundle):
+    """A ``_target_`` that does not exist is named."""
+    bundle.change("inference.yaml", inferer={"_target_": "monai.inferers.SlidingWindowInfererr"})
+    assert any("SlidingWindowInfererr" in message for message in problems(bundle, thorough=True)["importable"])
+
+
+@pytest.mark.parametrize(
+    ("place", "file", "missing"),
+    [("train::inferer", "train.yaml", "train_inferer"), ("dataset", "inference.yaml", "dataset")],
+)
+def test_check_properties(bundle, place, file, missing):
+    """MONAI's own check is run, without data."""
+    inside(file, place, ...)(bundle)
+    assert any(missing in message for message in problems(bundle, thorough=True)["properties"])
+
+
+def test_unlisted_weights(bundle):
+    """MONAI Label offers every models/*.pt, so each must be listed."""
+    (bundle.root / "models/fold0.pt").write_bytes((bundle.root / "models/model.pt").read_bytes())
+    assert any("fold0.pt is not listed" in message for message in problems(bundle)["manifest"])
+
+
+def test_without_jsonschema(bare_bundle, monkeypatch):
+    """Without the package the doctor says so, and still finds a missing field."""
+    monkeypatch.setitem(__import__("sys").modules, "jsonschema", None)
+    bare_bundle.change("metadata.json", task=...)
+    assert problems(bare_bundle)["metadata"] == ["metadata.json lacks task"]
+    assert "jsonschema" in problems(bare_bundle, level="warn")["metadata"][0]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:No hash value provided"
+)  # MONAI wants a hash even for a schema that it does not fetch
+def test_monai_verify_metadata(bundle):
+    """MONAI's own command validates against our schema, offline, and refuses what is wrong."""
+    from importlib.resources import files
+
+    from monai.bundle import verify_metadata
+
+    schema = str(files("neurobundle.bundle").joinpath("metadata_schema.json"))
+    metadata = str(bundle.root / "configs/metadata.json")
+    verify_metadata(meta_file=metadata, filepath=schema)
+    bundle.change("metadata.json", authors=3)
+    with pytest.raises(ValueError, match="is not of type 'string'"):
+        verify_metadata(meta_file=metadata, filepath=schema)

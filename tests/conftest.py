@@ -1,0 +1,57 @@
+"""What all tests share: where the real data lies, and small scans that are made here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLES = sorted(path.parent.parent for path in ROOT.glob("bundles/*/configs/metadata.json"))
+OVERLAYS = sorted(path.stem for path in ROOT.glob("configs/*.yaml"))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data that is not part of the repository."""
+    folder = Path(os.environ.get("NEUROBUNDLE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("real data is not here: set NEUROBUNDLE_DATA to its folder")
+    return folder
+
+
+def blob(shape: tuple[int, int, int], centre: tuple[float, float, float], radius: float) -> np.ndarray:
+    """A ball as a mask."""
+    grid = np.indices(shape)
+    return sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True)) <= radius**2
+
+
+@pytest.fixture
+def make_pair() -> Callable[..., tuple[Path, Path]]:
+    """Writes a crop with two bright structures, and its label map; shapes like the hippocampus set's."""
+
+    def make(folder: Path, case: str, seed: int = 0, shape: tuple[int, int, int] = (35, 50, 36)) -> tuple[Path, Path]:
+        rng = np.random.default_rng(seed)
+        labels = np.zeros(shape, np.uint8)
+        middle = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
+        labels[blob(shape, tuple(middle - (0, 8, 0)), 6)] = 2
+        labels[blob(shape, (*middle, 0, 8, -3), 6)] = 1
+        image = 100 + 10 * rng.standard_normal(shape) + 40 * (labels == 1) + 70 * (labels == 2)
+        paths = []
+        for name, array in (("images", image.astype(np.float32)), ("labels", labels)):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            paths.append(folder / name / f"{case}.nii.gz")
+            nib.save(nib.Nifti1Image(array, np.eye(4)), paths[-1])
+        return paths[0], paths[1]
+
+    return make

@@ -1,0 +1,36 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import LoadImaged
+
+from neurobundle.prepare import mri_preprocessing
+
+
+def test_image_and_label_meet_on_the_ras_grid(tmp_path: Path, make_pair: Callable[..., tuple[Path, Path]]) -> None:
+    image, label = make_pair(tmp_path, "one")
+    for path in (image, label):
+        scan = nib.load(path)
+        flipped = scan.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]]))
+        nib.save(flipped, path)
+    assert nib.aff2axcodes(nib.load(image).affine) == ("L", "A", "S")
+    case = mri_preprocessing(["image"], ["label"])({"image": str(image), "label": str(label)})
+    assert nib.aff2axcodes(case["image"].affine.numpy()) == ("R", "A", "S")
+    assert case["image"].dtype == torch.float32
+    assert case["image"].shape == case["label"].shape
+    assert case["label"].unique().tolist() == [0, 1, 2]
+
+
+def test_spacing_is_what_was_asked_for(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).uniform(1, 2, (20, 20, 5)).astype(np.float32)
+    nib.save(nib.Nifti1Image(array, np.diag([1, 1, 4, 1])), tmp_path / "thick.nii.gz")
+    case = mri_preprocessing(["image"])({"image": str(tmp_path / "thick.nii.gz")})
+    assert np.allclose(np.linalg.norm(case["image"].affine.numpy()[:3, :3], axis=0), 1)
+    assert case["image"].shape[3] in (17, 20)
+
+
+def test_the_loader_stands_in_the_open() -> None:
+    """MONAI Label looks through the list of transforms for the loader."""
+    assert isinstance(mri_preprocessing(["image"]).transforms[0], LoadImaged)

@@ -1,0 +1,55 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+from ignite.engine import Engine
+
+from neurobundle.errors import InputError
+from neurobundle.train import EarlyStop, GradientGuard, ReseedHandler
+from neurobundle.train.handlers import epoch_seed, unwrap
+
+
+def test_seeds_differ_by_epoch_rank_and_run() -> None:
+    seeds = {epoch_seed(run, epoch, rank) for run in range(3) for epoch in range(50) for rank in range(4)}
+    assert len(seeds) == 3 * 50 * 4
+
+
+def test_an_epoch_draws_the_same_however_much_was_drawn_before() -> None:
+    drawn = []
+    for before in (0, 5):
+        torch.rand(before)
+        engine = SimpleNamespace(state=SimpleNamespace(epoch=3))
+        ReseedHandler(0, SimpleNamespace(transform=None))(engine)
+        drawn.append(torch.rand(4))
+    assert torch.equal(*drawn)
+
+
+def test_a_gradient_is_clipped() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.grad = torch.full((1, 1), 30.0)
+    GradientGuard(layer, max_norm=12.0)(Engine(lambda engine, batch: None))
+    assert layer.weight.grad.item() == pytest.approx(12.0)
+
+
+def test_a_nan_gradient_stops_the_run_and_names_the_cases() -> None:
+    layer = torch.nn.Linear(1, 1)
+    layer.weight.grad = torch.full((1, 1), float("nan"))
+    engine = Engine(lambda engine, batch: None)
+    engine.state.batch = {"case": ["anna", "otto"]}
+    with pytest.raises(InputError, match="gradient is nan") as caught:
+        GradientGuard(layer, max_norm=1.0)(engine)
+    assert caught.value.case == "anna,otto"
+
+
+@pytest.mark.parametrize(("epoch", "stopped"), [(6, False), (7, True)])
+def test_patience_is_counted_from_the_best_epoch(epoch: int, stopped: bool) -> None:
+    engine = Engine(lambda engine, batch: None)
+    engine.state.epoch = epoch
+    EarlyStop(SimpleNamespace(state=SimpleNamespace(best_metric_epoch=2)), patience=5)(engine)
+    assert engine.should_terminate is stopped
+
+
+def test_unwrap() -> None:
+    inner = torch.nn.Linear(1, 1)
+    assert unwrap(inner) is inner
+    assert unwrap(torch.nn.DataParallel(inner)) is inner
