@@ -44,8 +44,8 @@ def make_pair() -> Callable[..., tuple[Path, Path]]:
         rng = np.random.default_rng(seed)
         labels = np.zeros(shape, np.uint8)
         middle = np.array(shape) / 2 + rng.uniform(-2, 2, 3)
-        labels[blob(shape, tuple(middle - (0, 8, 0)), 6)] = 2
-        labels[blob(shape, (*middle, 0, 8, -3), 6)] = 1
+        labels[blob(shape, tuple(middle - np.array([0, 8, 0])), 6)] = 2
+        labels[blob(shape, tuple(middle + np.array([0, 8, -3])), 6)] = 1
         image = 100 + 10 * rng.standard_normal(shape) + 40 * (labels == 1) + 70 * (labels == 2)
         paths = []
         for name, array in (("images", image.astype(np.float32)), ("labels", labels)):

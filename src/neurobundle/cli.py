@@ -63,12 +63,25 @@ def _unexpected(error: BaseException) -> int:
     return int(ExitCode.ENVIRONMENT if isinstance(error, MemoryError | OSError) else ExitCode.USAGE)
 
 
+class _OneLine(logging.Formatter):
+    """A message without its traceback: that is what --debug is for."""
+
+    def formatException(self, ei: Any) -> str:
+        return ""
+
+
+class _Console(logging.StreamHandler):
+    """Our handler on standard error; told apart from those of whoever embeds this command."""
+
+
 def _configure_logging(debug: bool, verbose: bool) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler = _Console(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s") if debug else _OneLine("%(message)s"))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [other for other in root.handlers if not isinstance(other, _Console)] + [handler]
     root.setLevel(logging.INFO if debug or verbose else logging.WARNING)
+    # ignite reports each exception of a run once more, above the line in which this command names it.
+    logging.getLogger("ignite").setLevel(logging.NOTSET if debug else logging.CRITICAL)
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def test_the_old_file_stays_if_writing_fails(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(EnvironmentFault, match="No space left"):
+    with pytest.raises(EnvironmentFault, match="the disk is full"):
         write_datalist(path, [entry("b", 0)])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["d.json"]

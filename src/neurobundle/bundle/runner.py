@@ -26,9 +26,19 @@ class CaseRunner:
         self.workflow.initialize()
         self.evaluator = self.part("evaluator")
         self.preprocessing = self.part("preprocessing")
-        for handler in self.part("handlers"):
-            if hasattr(handler, "loaded"):
-                handler(self.evaluator)
+        self.inferer, self.network = self.part("inferer"), self.part("network")
+        self.postprocessing = self.part("postprocessing")
+        for handler in self.loaders():
+            handler(self.evaluator)
+        self.network.eval()
+
+    def loaders(self) -> list[Any]:
+        """The config's handlers that load weights; ours, and MONAI's in other people's bundles."""
+        from monai.handlers import CheckpointLoader
+
+        from neurobundle.networks import WeightsLoader
+
+        return [item for item in self.part("handlers") if isinstance(item, WeightsLoader | CheckpointLoader)]
 
     def part(self, name: str) -> Any:
         """A built part of the config."""
@@ -39,15 +49,19 @@ class CaseRunner:
         return name in self.workflow.parser
 
     def predict(self, image: Path, case: str) -> None:
-        """Run the whole config on one image; its postprocessing writes the result.
+        """Run the config's chain on one image, as its evaluator would; its postprocessing writes the result.
+
+        The parts are called here one by one, since an ignite engine does not run again after an exception.
 
         Args:
             image: a file.
             case: names the output.
         """
-        from monai.data import DataLoader, Dataset
+        import torch
+        from monai.data.utils import decollate_batch, list_data_collate
 
-        data = Dataset([{"image": str(image), "case": case}], transform=self.preprocessing)
-        self.evaluator.data_loader = DataLoader(data, batch_size=1)
-        self.evaluator.state.epoch_length = 1
-        self.evaluator.run()
+        batch = list_data_collate([self.preprocessing({"image": str(image), "case": case})])
+        with torch.no_grad():
+            batch["pred"] = self.inferer(batch["image"].to(self.evaluator.state.device), self.network)
+        for item in decollate_batch(batch):
+            self.postprocessing(item)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import WeightsError
 from neurobundle.load.datalist import fold_items
+
+if TYPE_CHECKING:
+    from ignite.engine import Engine
 
 
 def train_plan(
@@ -97,8 +101,17 @@ def run_plan(plan: Plan) -> None:
     """
     workflow = plan.workflow()
     workflow.initialize()
+    if sys.stderr.isatty():
+        engine = "train::trainer" if plan.kind == "train" else "validate::evaluator"
+        _show_progress(workflow.parser.get_parsed_content(engine))
     workflow.run()
     workflow.finalize()
+
+
+def _show_progress(engine: Engine) -> None:
+    from ignite.handlers.tqdm_logger import ProgressBar
+
+    ProgressBar(persist=False, desc="epoch").attach(engine)
 
 
 def check_cases(data: Path, dataset_dir: Path | None, fold: int) -> int:

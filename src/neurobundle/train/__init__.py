@@ -11,7 +11,7 @@ __getattr__, __all__ = attach(
         "ReseedHandler": "handlers",
         "TrainingState": "handlers",
         "TensorBoardImageGrid": "tensorboard",
-        "TensorBoardScalars": "tensorboard",
+        "EpochScalars": "tensorboard",
         "Split": "folds",
         "audit_folds": "folds",
         "describe": "folds",

@@ -1,19 +1,22 @@
-"""What TensorBoard shows of a training: scalars, and one grid of slices an epoch."""
+"""What is seen of a training while it runs: scalars, and one grid of slices an epoch, in TensorBoard and the log."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 
+logger = logging.getLogger(__name__)
+
 #: Cases in the grid: enough to see a pattern, few enough to see them.
 GRID_CASES = 6
 
 
-class TensorBoardScalars:
-    """Writes an engine's metrics, its mean loss and the learning rate, once an epoch.
+class EpochScalars:
+    """Writes an engine's metrics, its mean loss and the learning rate, once an epoch, to TensorBoard and to the log.
 
     Args:
         log_dir: where the event files go; several handlers may share it.
@@ -49,6 +52,8 @@ class TensorBoardScalars:
             self.losses.clear()
         if self.optimizer is not None:
             scalars["learning_rate"] = float(self.optimizer.param_groups[0]["lr"])
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in scalars.items())
+        logger.info("%s epoch %d: %s", type(engine).__name__, engine.state.epoch, shown)
         with _writer(self.log_dir) as writer:
             for name, value in scalars.items():
                 writer.add_scalar(name, value, engine.state.epoch)

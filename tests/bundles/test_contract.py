@@ -1,0 +1,135 @@
+"""What holds for every bundle of ours: one contract over all siblings."""
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import yaml
+
+from neurobundle.bundle.doctor import examine, verdict
+from neurobundle.bundle.workflow import make_plan
+from neurobundle.errors import SettingError
+from neurobundle.infer import cpu_has_bfloat16
+from neurobundle.networks.manifest import read_manifest, verify
+
+from ..conftest import BUNDLES, OVERLAYS, ROOT
+from ..helpers import TINY, Maker, small_datalist
+
+IDS = ["bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "datalist", "fold", "device", "amp", "max_cases"]
+IDS += ["num_workers", "cache_rate", "seed", "resume", "network_size"]
+TRAIN_IDS = [*IDS, "epochs", "val_interval"]
+
+
+def top_level(path: Path) -> set[str]:
+    return set(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_doctor_finds_nothing(bundle: Path) -> None:
+    findings = examine(bundle)
+    assert verdict(findings) == 0, [finding for finding in findings if finding.level == "fail"]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_weights_are_listed_and_small(bundle: Path) -> None:
+    models = sorted((bundle / "models").glob("*.pt"))
+    assert "model.pt" in {path.name for path in models}
+    assert set(read_manifest(bundle / "models")) == {path.name for path in models}
+    for path in models:
+        assert verify(path).origin == "released"
+        assert path.stat().st_size <= 5 * 2**20
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlays_set_only_what_every_bundle_has(overlay: str) -> None:
+    assert top_level(ROOT / "configs" / f"{overlay}.yaml") <= set(TRAIN_IDS)
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_the_ids_of_the_design_are_there(bundle: Path) -> None:
+    assert set(TRAIN_IDS) <= top_level(bundle / "configs" / "train.yaml")
+    assert set(IDS) <= top_level(bundle / "configs" / "inference.yaml")
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("kind", ["train", "inference"])
+def test_no_property_is_missing(bundle: Path, kind: str, tmp_path: Path, make_pair: Maker) -> None:
+    """MONAI's own check, with everything built."""
+    data = small_datalist(tmp_path, make_pair)
+    settings = {"dataset_dir": str(tmp_path), "device": "cpu", "datalist": str(data), "output_dir": str(tmp_path / "o")}
+    if kind == "train":
+        settings["ckpt_dir"] = str(tmp_path / "models")
+    workflow = make_plan(bundle, kind, (), settings).workflow()
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlay_trains_and_infers(bundle: Path, overlay: str, tmp_path: Path, make_pair: Maker) -> None:
+    """Each overlay on each bundle: an epoch of training, and label maps by the weights that it gave."""
+    data = small_datalist(tmp_path, make_pair)
+    common = {
+        "dataset_dir": str(tmp_path),
+        "output_dir": str(tmp_path / "out"),
+        "ckpt_dir": str(tmp_path / "out" / "models"),
+        "datalist": str(data),
+        "network_size": "tiny",
+        "window": TINY["window"],
+        **({} if overlay == "cpu" else {"device": "cpu"}),
+    }
+    train = make_plan(bundle, "train", [overlay], {**TINY, **common}).workflow()
+    if overlay == "amp" and not cpu_has_bfloat16():
+        with pytest.raises(Exception, match="CPU without bfloat16 units") as caught:
+            train.initialize(), train.run()
+        assert "SettingError" in str(type(root_of(caught.value)))
+        return
+    train.initialize()
+    train.run()
+    assert (tmp_path / "out" / "models" / "model.pt").exists()
+    common.pop("datalist")
+    infer = make_plan(bundle, "inference", [overlay], {**common, "dataset_dir": str(tmp_path / "images"), "fold": None})
+    workflow = infer.workflow()
+    workflow.initialize()
+    workflow.run()
+    written = sorted((tmp_path / "out").glob("*_seg.nii.gz"))
+    assert len(written) == (2 if overlay == "smoke" else 4)
+    source = nib.load(tmp_path / "images" / "case_0.nii.gz")
+    assert np.array_equal(nib.load(written[0]).affine, source.affine)
+    assert nib.load(written[0]).shape == source.shape
+
+
+def root_of(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_an_overlay_cannot_bring_an_unknown_id(bundle: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("max_casse: 2\n")
+    with pytest.raises(SettingError, match="did you mean 'max_cases'"):
+        make_plan(bundle, "train", [str(overlay)]).workflow()
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
+    """Numbers in the card, the metadata and the README come from the file that the evaluation wrote."""
+    summary = json.loads((bundle / "docs" / "results" / "summary.json").read_text())
+    card = (bundle / "docs" / "README.md").read_text()
+    lines = (ROOT / "README.md").read_text().splitlines()
+    row = next(line for line in lines if bundle.name in line and "Dice" in line)
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    for name, scores in summary["structures"].items():
+        dice = scores["dice"]
+        low, high = dice["interval"]
+        assert f"{dice['mean']:.3f} ({low:.3f} to {high:.3f})" in card
+        assert f"{dice['mean']:.3f}"[1:] in row
+        assert metadata[f"{name}_dice"] == round(dice["mean"], 3)
+        assert f"| {name} | {scores['nsd']['mean']:.3f}" in card or f"{scores['nsd']['mean']:.3f}" in card
+    assert summary["n_cases"] == len(json.loads((bundle / "configs" / "datalist.json").read_text())["training"]), (
+        "every case of the datalist is in the results"
+    )

@@ -1,0 +1,93 @@
+"""The hippocampus bundle on real data, which is not part of the repository."""
+
+import csv
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobundle.cli import main
+
+from ..conftest import ROOT
+
+BUNDLE = ROOT / "bundles" / "hippocampus_segmentation"
+
+
+def test_the_goal_is_met_out_of_fold() -> None:
+    """At least .88 and .86, read from the table of cases and not from its summary."""
+    with (BUNDLE / "docs" / "results" / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 202
+    for structure, least in (("anterior", 0.88), ("posterior", 0.86)):
+        dice = [float(row["dice"]) for row in rows if row["structure"] == structure]
+        assert np.mean(dice) >= least
+
+
+@pytest.fixture(scope="module")
+def labelled(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    images = sorted((real_data / "hippocampus" / "imagesTr").glob("*.nii.gz"))[::50]
+    out = tmp_path_factory.mktemp("hippocampus")
+    words = ["run", "hippocampus_segmentation", "-i", *map(str, images), "-o", str(out), "--device", "cpu"]
+    assert main([*words, "--no-pictures"]) == 0
+    return out, images
+
+
+def test_real_crops_lie_on_their_grid_and_overlap_their_truth(labelled: tuple[Path, list[Path]]) -> None:
+    """Shipped weights have seen these cases: this proves the path, not the accuracy."""
+    out, images = labelled
+    for image in images:
+        case = image.name.removesuffix(".nii.gz")
+        found, truth = nib.load(out / f"{case}_seg.nii.gz"), nib.load(image.parents[1] / "labelsTr" / image.name)
+        assert np.array_equal(found.affine, truth.affine)
+        a, b = (np.asarray(item.dataobj) > 0 for item in (found, truth))
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85
+
+
+def test_the_anterior_part_lies_in_front_and_below(labelled: tuple[Path, list[Path]], real_data: Path) -> None:
+    """By the header: in the reference of every case, and in what we find."""
+    out, _ = labelled
+    truths = sorted((real_data / "hippocampus" / "labelsTr").glob("*.nii.gz"))
+    assert len(truths) == 202
+    for path in [*truths, *sorted(out.glob("*_seg.nii.gz"))]:
+        scan = nib.load(path)
+        labels = np.asarray(scan.dataobj)
+        front, back = (
+            nib.affines.apply_affine(scan.affine, np.argwhere(labels == value).mean(axis=0)) for value in (1, 2)
+        )
+        assert front[1] > back[1], f"{path.name}: anterior is not in front"
+        assert front[2] < back[2], f"{path.name}: anterior is not below"
+
+
+@pytest.mark.slow
+def test_real_heads_are_found_and_labelled(real_data: Path, tmp_path: Path) -> None:
+    """Two stripped T1 heads in LAS: both sides, plausible volumes, left left and right right."""
+    heads = sorted((real_data / "ms_lesions").glob("*/T1_N4*.nii.gz"))
+    assert len(heads) == 2
+    words = ["run", "hippocampus_segmentation", "-i", *map(str, heads), "-o", str(tmp_path), "--device", "cpu"]
+    assert main(words) == 0
+    for path in tmp_path.glob("*_seg.nii.gz"):
+        scan = nib.load(path)
+        labels = np.asarray(scan.dataobj)
+        for values, sign in (((1, 2), -1), ((3, 4), 1)):
+            mask = np.isin(labels, values)
+            assert 1.0 < mask.sum() * abs(np.linalg.det(scan.affine[:3, :3])) / 1000 < 7.0
+            middle = nib.affines.apply_affine(scan.affine, np.argwhere(mask).mean(axis=0))
+            assert np.sign(middle[0]) == sign
+
+
+def test_the_template_head(tmp_path: Path) -> None:
+    """The demo's own numbers: both sides, where an atlas has them."""
+    pytest.importorskip("nilearn")
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    label_map = nib.load(next(tmp_path.glob("*_seg.nii.gz")))
+    labels = np.asarray(label_map.dataobj)
+    for values, x in (((1, 2), -27), ((3, 4), 27)):
+        mask = np.isin(labels, values)
+        middle = nib.affines.apply_affine(label_map.affine, np.argwhere(mask).mean(axis=0))
+        assert np.allclose(middle, (x, -23, -14), atol=5)
+        assert 3.5 < mask.sum() / 1000 < 6.5
+    page = (tmp_path / "report.html").read_text()
+    assert "Louis Collins" in page, "the template's notice"
+    assert "nobody" in page
+    assert page.count("<img ") == 3

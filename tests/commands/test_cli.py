@@ -1,0 +1,85 @@
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from neurobundle.arguments import parser
+from neurobundle.cli import main
+
+from ..conftest import BUNDLES
+from ..helpers import TINY, Maker, small_datalist
+
+COMMANDS = ("list", "info", "run", "train", "evaluate", "crossval", "split", "doctor", "new", "demo")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_parses(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    example = capsys.readouterr().out.split("example: neurobundle ")[1].strip()
+    assert parser().parse_args(shlex.split(example)).command == command
+
+
+def test_a_usage_error_is_1() -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run"])
+    assert ended.value.code == 1
+
+
+def test_list_names_every_bundle(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    assert {row["name"] for row in json.loads(capsys.readouterr().out)} == {path.name for path in BUNDLES}
+
+
+def test_info_states_the_licences(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "hippocampus_segmentation"]) == 0
+    shown = capsys.readouterr().out
+    assert "CC-BY-SA-4.0" in shown
+    assert "Apache-2.0" in shown
+    assert "Not for diagnosis" in shown
+
+
+def test_print_command_is_a_stock_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["run", "hippocampus_segmentation", "-i", "scans", "-o", "out", "--set", "fold=1", "--print-command"]) == 0
+    )
+    words = shlex.split(capsys.readouterr().out)
+    assert words[:4] == ["python", "-m", "monai.bundle", "run"]
+    assert words[words.index("--dataset_dir") + 1] == "scans"
+    assert words[words.index("--fold") + 1] == "1"
+
+
+def test_train_evaluate_crossval(tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fold, its scores, and then both folds pooled; a finished training is not repeated."""
+    data = small_datalist(tmp_path, make_pair)
+    settings = ["--device", "cpu", "--set", *(f"{name}={value}" for name, value in TINY.items())]
+    name = "hippocampus_segmentation"
+    for fold in (0, 1):
+        out = tmp_path / "cv" / f"fold{fold}"
+        assert main(["train", name, "--data", str(data), "-o", str(out), "--fold", str(fold), *settings]) == 0
+    weights = tmp_path / "cv" / "fold1" / "final.pt"
+    before = weights.stat().st_mtime
+    words = ["evaluate", name, "--data", str(data), "-o", str(tmp_path / "e"), "--fold", "1", "--weights", str(weights)]
+    assert main([*words, *settings]) == 0
+    table = (tmp_path / "e" / "per_case.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in table] == ["case", "case_1", "case_1", "case_3", "case_3"]
+    assert {path.name for path in (tmp_path / "e" / "predictions").iterdir()} == {
+        "case_1_seg.nii.gz",
+        "case_3_seg.nii.gz",
+    }
+    capsys.readouterr()
+    assert main(["crossval", name, "--data", str(data), "-o", str(tmp_path / "cv"), *settings]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["n_cases"] == 4
+    assert set(summary["folds"]) == {"0", "1"}
+    assert weights.stat().st_mtime == before
+
+
+def test_a_fold_that_is_not_there(tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    words = ["train", "hippocampus_segmentation", "--data", str(data), "-o", str(tmp_path / "out"), "--fold", "7"]
+    assert main(words) == 1
+    assert "there is no fold 7" in caplog.text
+    assert not (tmp_path / "out").exists()
