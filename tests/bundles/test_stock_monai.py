@@ -115,7 +115,7 @@ def test_two_processes_with_gloo(tmp_path: Path, make_pair: Maker) -> None:
         *configs(HIPPOCAMPUS, "train.yaml", "multi_gpu_train.yaml"),
         *words,
         *tiny(),
-        module=(*torchrun, "-m", "monai.bundle"),
+        module=torchrun,
     )
     state = torch.load(tmp_path / "o" / "last.pt", weights_only=True)
     assert state["trainer"]["epoch"] == 1

@@ -7,9 +7,9 @@ and one that is finished is not repeated.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,10 +19,12 @@ from typing import Any
 
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan
+from neurobundle.commands.card import draw_worst, write_card
 from neurobundle.commands.train import evaluate_plan, run_plan, train_plan
 from neurobundle.errors import SettingError
 from neurobundle.files import write_atomic
 from neurobundle.load.datalist import read_datalist
+from neurobundle.measure.report import read_scores, write_scores
 from neurobundle.networks.manifest import write_entry
 
 logger = logging.getLogger(__name__)
@@ -131,8 +133,6 @@ class CrossValidation:
         run_plan(plan)
 
     def _pool(self) -> dict[str, Any]:
-        from neurobundle.measure.report import read_scores, write_scores
-
         subjects = {
             str(item["case"]): str(item.get("subject") or item["case"])
             for item in read_datalist(self.data, base_dir=self.dataset_dir)
@@ -142,13 +142,24 @@ class CrossValidation:
         return write_scores(self.output, scores, subjects, by_fold=by_fold)
 
     def publish(self) -> None:
-        """Copy weights, their manifest and the results into the bundle's folder."""
+        """Copy weights and results into the bundle's folder, and write them into its card.
+
+        Raises:
+            SettingError: if the card has no place for the tables.
+        """
         models = self.bundle_dir / "models"
         for fold in self.trainings:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
         results = self.bundle_dir / "docs" / "results"
-        results.mkdir(parents=True, exist_ok=True)
         for name in ("per_case.csv", "summary.json"):
-            shutil.copyfile(self.output / name, results / name)
+            write_atomic(results / name, (self.output / name).read_bytes())
+        write_card(self.bundle_dir, json.loads((results / "summary.json").read_text()))
+        predictions = {
+            path.name.removesuffix("_seg.nii.gz"): path
+            for fold in self.folds
+            for path in (self.folder(fold) / "evaluation" / "predictions").glob("*_seg.nii.gz")
+        }
+        items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
+        draw_worst(self.bundle_dir / "docs" / "pictures", read_scores(results / "per_case.csv"), items, predictions)

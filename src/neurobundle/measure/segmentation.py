@@ -9,6 +9,7 @@ counted, and leave their scores blank.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,8 +101,13 @@ def _surface_scores(
         torch.from_numpy(np.pad(mask[box], CROP_MARGIN))[None, None].float() for mask in (prediction, reference)
     )
     spacing = [float(size) for size in spacing_mm]
-    hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
-    nsd = compute_surface_dice(first, second, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing)
+    with warnings.catch_warnings():
+        # MONAI 1.6.1 passes an argument of its own that it has deprecated.
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        hd95 = compute_hausdorff_distance(first, second, include_background=True, percentile=95, spacing=spacing)
+        nsd = compute_surface_dice(
+            first, second, class_thresholds=[tolerance_mm], include_background=True, spacing=spacing
+        )
     return float(hd95), float(nsd)
 
 

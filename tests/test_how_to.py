@@ -1,0 +1,78 @@
+"""Every command of README.md and of the docs is run: here, or by make itself."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT
+from .helpers import Maker
+
+
+def blocks(page: str, language: str = "bash") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def run_all(commands: list[str], folder: Path, **variables: str) -> None:
+    """Run the blocks in order in one shell, with `neurobundle` and `python` as ours."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -euo pipefail\n" + "\n".join(commands)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables},
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+@pytest.mark.slow
+def test_a_newcomer_makes_a_bundle(tmp_path: Path, make_pair: Maker) -> None:
+    for n in range(4):
+        make_pair(tmp_path / "my_data", f"case_{n}", seed=n, shape=(24, 28, 24))
+    run_all(blocks("docs/how-to/new-bundle.md"), tmp_path)
+    assert len(list((tmp_path / "out" / "labels").glob("*_seg.nii.gz"))) == 4
+
+
+@pytest.mark.slow
+def test_split_page(tmp_path: Path, make_pair: Maker) -> None:
+    """The commands of the page, on a folder of each kind that it names."""
+    for n in range(12):
+        image, label = make_pair(tmp_path / "pairs", f"patient{n // 2}_{n}", seed=n, shape=(20, 24, 20))
+        for layout in ("data", "data/hippocampus"):
+            for source, name in ((image, "imagesTr"), (label, "labelsTr")):
+                target = tmp_path / layout / name / source.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(source.read_bytes())
+        subject = tmp_path / "bids_data" / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_T1w.nii.gz"
+        mask = tmp_path / "bids_data" / "derivatives" / "manual" / f"sub-{n:02d}" / "anat" / f"sub-{n:02d}_dseg.nii.gz"
+        for source, target in ((image, subject), (label, mask)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    rows = [f"patient{n // 2}_{n},p{n // 2}" for n in range(12)]
+    (tmp_path / "people.csv").write_text("\n".join(["case,person", *rows]) + "\n")
+    commands = [text.replace("blocks:10", "blocks:1") for text in blocks("docs/how-to/split-your-data.md")]
+    run_all(commands, tmp_path)
+
+
+@pytest.mark.slow
+def test_readme(tmp_path: Path, make_pair: Maker) -> None:
+    """All of it but `make`, which is what runs these tests; on a crop, since a head takes a registration."""
+    make_pair(tmp_path, "crop", seed=0)
+    (tmp_path / "my_crops").mkdir()
+    (tmp_path / "my_crops" / "crop.nii.gz").write_bytes((tmp_path / "images" / "crop.nii.gz").read_bytes())
+    (tmp_path / "head.nii.gz").write_bytes((tmp_path / "images" / "crop.nii.gz").read_bytes())
+    (tmp_path / "bundles").symlink_to(ROOT / "bundles")
+    commands = [block for block in blocks("README.md") if "make " not in block]
+    assert len(commands) == 2
+    run_all([text.replace(".venv/bin/", "") for text in commands], tmp_path)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"head_seg.nii.gz", "volumes.csv", "crop_seg.nii.gz"}
+    (tmp_path / "crop.nii.gz").write_bytes((tmp_path / "head.nii.gz").read_bytes())
+    (script,) = blocks("README.md", "python")
+    (tmp_path / "script.py").write_text(f"{script}assert image.shape[0] == 1\n")
+    run_all(["python script.py"], tmp_path)
