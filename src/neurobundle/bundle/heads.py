@@ -16,7 +16,8 @@ import numpy as np
 
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.load.scan import read_scan
-from neurobundle.prepare.locate import HEAD_LABELS, Place, TemplateLocator, crop_to, paste_back
+from neurobundle.postprocess.plausible import why_implausible
+from neurobundle.prepare.locate import HEAD_LABELS, Place, PlaceError, TemplateLocator, crop_to, paste_back
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def segment_head(
         structures: the name of each label value of a crop.
 
     Raises:
-        PlaceError: if a place is unsure.
+        PlaceError: if a place is unsure, or what was found in it cannot be a hippocampus.
         InputError: if the file is no 3D volume.
     """
     head = read_scan(image)
@@ -54,6 +55,9 @@ def segment_head(
         nib.save(nib.Nifti1Image(crop_to(head.data, head.affine, place), place.affine), crop)
         runner.predict(crop, place.side)
         found = read_scan(folder / f"{place.side}_seg.nii.gz").data
+        causes = why_implausible(found[::-1] if place.mirrored else found, place.affine)
+        if causes:
+            raise PlaceError(f"what was found is not the {place.side} hippocampus: {'; '.join(causes)}", places)
         labels = paste_back(found, place, head.data.shape, head.affine, onto=labels)
         names |= {HEAD_LABELS[place.side][value]: f"{place.side} {name}" for value, name in structures.items()}
     assert labels is not None

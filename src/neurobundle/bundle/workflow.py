@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from neurobundle.bundle.configfile import unknown_overrides
+from neurobundle.bundle.checks import SHARED_IDS, TRAIN_IDS
+from neurobundle.bundle.configfile import read_config, unknown_overrides
 from neurobundle.bundle.find import find_overlay
 from neurobundle.errors import SettingError
 
@@ -70,8 +71,11 @@ class Plan:
         # It warns that logging_file is False, which is what is wanted here.
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
         files = [str(path) for path in self.config_files]
-        config = ConfigParser.load_config_files(files)
-        refuse_unknown(config, self.settings)
+        own = ConfigParser.load_config_files(files[: len(files) - len(self.overlays)])
+        known = {**dict.fromkeys(SHARED_IDS + TRAIN_IDS), **own}
+        for overlay in self.overlays:
+            refuse_unknown(known, read_config(overlay), overlay)
+        refuse_unknown(ConfigParser.load_config_files(files), self.settings)
         return ConfigWorkflow(
             config_file=files,
             meta_file=str(Path(self.bundle_dir) / "configs" / "metadata.json"),
@@ -115,19 +119,20 @@ def config_file(bundle_dir: Path, stem: str) -> Path:
     )
 
 
-def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any], file: Path | None = None) -> None:
     """Refuse a setting whose id the config does not have; MONAI would add it in silence.
 
     Args:
         config: the merged config.
         settings: values by id; ``a::b`` and ``a#b`` reach inside.
+        file: where the settings stand, if they stand in a file.
 
     Raises:
         SettingError: names the id and the closest known one.
     """
     problems = unknown_overrides(config, settings)
     if problems:
-        raise SettingError("; ".join(problems), "See the ids at the top of the bundle's configs.")
+        raise SettingError("; ".join(problems), "See the ids at the top of the bundle's configs.", file=file)
 
 
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:

@@ -31,11 +31,12 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what ``summary.json`` holds.
     """
+    tolerance = f"NSD at {summary['nsd_tolerance_mm']:g} mm"
     lines = [
         f"{summary['n_cases']} cases, each predicted by the network that did not see its fold. "
         "Means, with the 95 % interval by bootstrap over subjects.",
         "",
-        f"| structure | Dice | NSD at {summary['nsd_tolerance_mm']:g} mm | HD95, mm | volume bias | volume ICC | missed |",
+        f"| structure | Dice | {tolerance} | HD95, mm | volume bias | volume ICC | missed |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, scores in summary["structures"].items():

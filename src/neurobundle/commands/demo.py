@@ -77,7 +77,7 @@ def write_report(output: Path, head: Path, result: CaseResult) -> Path:
             png_bytes(three_planes(view)), "Axial, coronal and sagittal slice of the head with outlines", CAPTION
         ),
     ]
-    for side, part in zip(("right", "left"), reversed(close_ups(view)), strict=False):
+    for side, part in zip(("left", "right"), close_ups(view), strict=True):
         picture = png_bytes(three_planes(part))
         parts.append(page.figure(picture, f"Close-up of the {side} hippocampus with its outline", f"The {side} one."))
     rows = _rows(result, labels, written.affine)

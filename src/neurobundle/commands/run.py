@@ -26,7 +26,7 @@ from neurobundle.geometry import same_grid, voxel_volume_mm3
 from neurobundle.load.inputs import find_images
 from neurobundle.load.names import unique_case_names
 from neurobundle.load.scan import read_scan
-from neurobundle.prepare.locate import PlaceError, looks_like_crop, place_outline
+from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +137,7 @@ class Run:
         except NeurobundleError as error:
             if error.exit_code is ExitCode.ENVIRONMENT or self.debug:
                 raise
+            error.file = error.file or str(image)
             self._failed(result, error.for_case(case))
         except Exception as error:
             if self.debug:
@@ -226,12 +227,10 @@ class Run:
 
 
 def close_ups(view: View) -> list[View]:
-    """One close-up a side, so that both outlines can be judged."""
-    middle = view.centre()[0]
+    """One close-up a side, left and right, so that both outlines can be judged."""
     sides = []
-    for keep in (slice(None, middle), slice(middle, None)):
-        labels = np.zeros_like(view.labels)
-        labels[keep] = view.labels[keep]
+    for values in HEAD_LABELS.values():
+        labels = np.where(np.isin(view.labels, list(values.values())), view.labels, 0)
         if labels.any():
             sides.append(View(view.image, labels, view.spacing_mm).zoom(ZOOM_MARGIN_MM))
     return sides

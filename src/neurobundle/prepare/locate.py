@@ -53,10 +53,10 @@ class PlaceError(InputError):
 
     Attributes:
         places: where they would be, for a picture; empty if there is no guess at all.
-        registration: the fit that is not believed.
+        registration: the fit that is not believed; None if it was what lies in the places.
     """
 
-    def __init__(self, cause: str, places: Sequence[Place], registration: Registration) -> None:
+    def __init__(self, cause: str, places: Sequence[Place], registration: Registration | None = None) -> None:
         self.places = list(places)
         self.registration = registration
         super().__init__(

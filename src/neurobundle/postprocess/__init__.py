@@ -1,0 +1,1 @@
+"""Scores to labels, and whether labels can be believed; without a truth to compare with."""
