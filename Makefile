@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all bench docs lint clean
+.PHONY: demo test test-all docs lint clean
 
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,10 +27,6 @@ test: $(READY)
 ## test-all: what is left: long registrations, kill tests, subprocesses, the wheel
 test-all: $(READY)
 	$(BIN)/pytest -m slow
-
-## bench: every benchmark, one line of JSON each
-bench: $(READY)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
 
 ## docs: the pages as HTML in docs/_site
 docs: $(READY)

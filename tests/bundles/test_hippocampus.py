@@ -76,6 +76,20 @@ def test_real_heads_are_found_and_labelled(real_data: Path, tmp_path: Path) -> N
             assert np.sign(middle[0]) == sign
 
 
+@pytest.mark.slow
+def test_what_cannot_be_a_hippocampus_is_refused_with_a_picture(
+    real_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two FLAIR scans with skull: the registration passes, and the network labels something else."""
+    scans = sorted((real_data / "ms_lesions_raw").rglob("*FLAIR.nii.gz"))
+    assert len(scans) == 2
+    words = ["run", "hippocampus_segmentation", "-i", *map(str, scans), "-o", str(tmp_path), "--device", "cpu"]
+    assert main(words) == 4
+    assert not list(tmp_path.glob("*_seg.nii.gz"))
+    assert len(list(tmp_path.glob("*_refused.png"))) == 2
+    assert "hippocamp" in caplog.text
+
+
 def test_the_template_head(tmp_path: Path) -> None:
     """The demo's own numbers: both sides, where an atlas has them."""
     pytest.importorskip("nilearn")

@@ -128,7 +128,8 @@ class CrossValidation:
             weights=self.folder(fold) / "final.pt",
             dataset_dir=self.dataset_dir,
             overlays=self.overlays,
-            settings={**self.settings, "ckpt_dir": str(self.folder(fold))},
+            # Scored in float32, as the weights will run, whatever the training was done in.
+            settings={**self.settings, "ckpt_dir": str(self.folder(fold)), "amp": False},
         )
         run_plan(plan)
 
