@@ -1,12 +1,18 @@
-"""Every command of README.md and of the docs is run: here, or by make itself."""
+"""Every command of README.md, of the how-to pages and of the cards is run here, or by make itself.
+
+Those that train for hours are read by the command's own parser instead.
+"""
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from neurobundle.arguments import parser
 
 from .conftest import ROOT
 from .helpers import Maker
@@ -29,6 +35,18 @@ def run_all(commands: list[str], folder: Path, **variables: str) -> None:
         env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables},
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+LONG = ["docs/training-queue.md", "bundles/hippocampus_segmentation/docs/README.md", "configs/README.md"]
+
+
+@pytest.mark.parametrize("page", LONG)
+def test_long_commands_parse(page: str) -> None:
+    found = re.findall(r"`neurobundle ((?:crossval|split|train|run) [^`]+)`", (ROOT / page).read_text())
+    assert found
+    for text in found:
+        words = shlex.split(text.replace("...", "--data d.json -o out") if "train NAME" in text else text)
+        assert parser().parse_args(words).command == words[0]
 
 
 @pytest.mark.slow
@@ -70,6 +88,8 @@ def test_readme(tmp_path: Path, make_pair: Maker) -> None:
     (tmp_path / "bundles").symlink_to(ROOT / "bundles")
     commands = [block for block in blocks("README.md") if "make " not in block]
     assert len(commands) == 2
+    card = blocks("bundles/hippocampus_segmentation/docs/README.md")
+    commands += [text.replace("crop_or_head.nii.gz", "head.nii.gz") for text in card]
     run_all([text.replace(".venv/bin/", "") for text in commands], tmp_path)
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"head_seg.nii.gz", "volumes.csv", "crop_seg.nii.gz"}
     (tmp_path / "crop.nii.gz").write_bytes((tmp_path / "head.nii.gz").read_bytes())

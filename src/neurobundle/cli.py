@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from neurobundle.arguments import parser
@@ -144,7 +145,7 @@ def _do_run(options: argparse.Namespace) -> int:
 
 
 def _do_train(options: argparse.Namespace) -> int:
-    from neurobundle.commands.train import check_cases, run_plan, train_plan
+    from neurobundle.commands.train import check_training, run_plan, train_plan
 
     plan = train_plan(
         options.name,
@@ -158,14 +159,14 @@ def _do_train(options: argparse.Namespace) -> int:
     if options.print_command:
         _say(plan.command())
         return int(ExitCode.OK)
-    check_cases(options.data, options.dataset_dir, options.fold)
+    check_training(options.name, options.data, options.dataset_dir, options.fold)
     run_plan(plan)
     _say(f"trained: {options.output / 'final.pt'} (last epoch), {options.output / 'models' / 'model.pt'} (best epoch)")
     return int(ExitCode.OK)
 
 
 def _do_evaluate(options: argparse.Namespace) -> int:
-    from neurobundle.commands.train import check_cases, evaluate_plan, run_plan
+    from neurobundle.commands.train import evaluate, evaluate_plan
 
     plan = evaluate_plan(
         options.name,
@@ -180,10 +181,9 @@ def _do_evaluate(options: argparse.Namespace) -> int:
     if options.print_command:
         _say(plan.command())
         return int(ExitCode.OK)
-    check_cases(options.data, options.dataset_dir, options.fold)
-    run_plan(plan)
+    passed = evaluate(plan)
     _say((options.output / "summary.json").read_text())
-    return int(ExitCode.OK)
+    return int(exit_code(passed.values()))
 
 
 def _do_crossval(options: argparse.Namespace) -> int:
@@ -196,12 +196,12 @@ def _do_crossval(options: argparse.Namespace) -> int:
         dataset_dir=options.dataset_dir,
         overlays=options.config,
         settings=_settings(options),
-        final=options.final,
+        final=options.final or options.publish,
     )
     if options.print_command:
         _say("\n".join(run.train_plan(fold).command() for fold in run.trainings))
         return int(ExitCode.OK)
-    summary = run(jobs=options.jobs)
+    summary = run(jobs=options.jobs, progress=_progress)
     if options.publish:
         run.publish()
     _say(json.dumps(summary, indent=2))
@@ -243,9 +243,10 @@ def _numbers(text: str) -> list[int] | None:
 
 def _do_doctor(options: argparse.Namespace) -> int:
     from neurobundle.bundle.doctor import as_json, as_table, examine, verdict
-    from neurobundle.bundle.find import find_bundle
+    from neurobundle.bundle.find import find_bundle, is_bundle
 
-    findings = examine(find_bundle(options.bundle_dir))
+    here = Path(options.bundle_dir)
+    findings = examine(here if is_bundle(here) else find_bundle(options.bundle_dir))
     _say(as_json(findings) if options.json else as_table(findings))
     return int(verdict(findings))
 

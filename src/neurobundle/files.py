@@ -16,6 +16,9 @@ from typing import Any
 
 from neurobundle.errors import EnvironmentFault
 
+#: Ends the name of a file that is being written.
+SUFFIX = ".part"
+
 
 def write_atomic(path: Path, content: bytes, check: Callable[[Path], None] | None = None) -> Path:
     """Write bytes to a file, whole or not at all.
@@ -34,7 +37,7 @@ def write_atomic(path: Path, content: bytes, check: Callable[[Path], None] | Non
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=SUFFIX)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -51,6 +54,32 @@ def write_atomic(path: Path, content: bytes, check: Callable[[Path], None] | Non
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return path
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder, and prove that a file can be written there.
+
+    Args:
+        folder: made if need be.
+
+    Raises:
+        EnvironmentFault: if it cannot be.
+    """
+    probe = folder / ".neurobundle-probe"
+    write_atomic(probe, b"")
+    probe.unlink(missing_ok=True)
+
+
+def sweep(path: Path) -> None:
+    """Remove what a writer of this file left under temporary names when it was killed.
+
+    Only for a file that one process alone writes; another writer's temporary file would be taken from under it.
+
+    Args:
+        path: the final name.
+    """
+    for litter in path.parent.glob(f".{path.name}.*{SUFFIX}"):
+        litter.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> Path:

@@ -108,6 +108,23 @@ def root_of(error: BaseException) -> BaseException:
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_overlay_takes_effect(bundle: Path, overlay: str) -> None:
+    content = yaml.safe_load((ROOT / "configs" / f"{overlay}.yaml").read_text())
+    assert content
+    for kind in ("train", "inference"):
+        parser = make_plan(bundle, kind, [overlay]).workflow().parser
+        assert {name: parser[name] for name in content} == content
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_front_and_back_are_not_mirrored_in_training(bundle: Path) -> None:
+    """Axis 1 is front-back and 2 up-down in RAS: no bundle of anatomy flips them."""
+    random_transforms = make_plan(bundle, "train").workflow().parser["train::random_transforms"]
+    assert not {1, 2} & set(random_transforms.get("flip_axes", []))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_an_overlay_cannot_bring_an_unknown_id(bundle: Path, tmp_path: Path) -> None:
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("max_casse: 2\n")

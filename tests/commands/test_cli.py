@@ -2,6 +2,8 @@ import json
 import shlex
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurobundle.arguments import parser
@@ -83,3 +85,79 @@ def test_a_fold_that_is_not_there(tmp_path: Path, make_pair: Maker, caplog: pyte
     assert main(words) == 1
     assert "there is no fold 7" in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+TINY_WORDS = ["--device", "cpu", "--set", *(f"{name}={value}" for name, value in TINY.items())]
+
+
+def spoiled(folder: Path, make_pair: Maker) -> Path:
+    """A datalist of four, of which case_1 has a label of 7 (fault 19)."""
+    data = small_datalist(folder, make_pair)
+    label = nib.load(folder / "labels" / "case_1.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(label.shape, 7, np.uint8), label.affine), folder / "labels" / "case_1.nii.gz")
+    return data
+
+
+def test_a_bad_label_stops_a_training_before_it_starts_19(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = spoiled(tmp_path, make_pair)
+    words = ["train", "hippocampus_segmentation", "--data", str(data), "-o", str(tmp_path / "out"), *TINY_WORDS]
+    assert main(words) == 4
+    assert "ERROR case_1 " in caplog.text
+    assert "labels {7} not in {0..2}" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bad_case_counts_as_missed_and_the_others_are_scored(
+    tmp_path: Path, make_pair: Maker, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = spoiled(tmp_path, make_pair)
+    words = ["evaluate", str(tiny_bundle), "--data", str(data), "-o", str(tmp_path / "e"), "--fold", "1"]
+    assert main([*words, *TINY_WORDS]) == 3
+    rows = [row.split(",") for row in (tmp_path / "e" / "per_case.csv").read_text().splitlines()[1:]]
+    assert [(row[0], row[-1] == "failed") for row in rows] == [
+        ("case_3", False),
+        ("case_3", False),
+        ("case_1", True),
+        ("case_1", True),
+    ]
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["structures"]["anterior"]["n_failed"] == 1
+    assert summary["n_cases"] == 2
+
+
+def test_an_evaluation_is_on_the_native_grid(tmp_path: Path, make_pair: Maker, tiny_bundle: Path) -> None:
+    """Cases stored in another order of axes and with other voxels get label maps of that very grid."""
+    data = small_datalist(tmp_path, make_pair)
+    for folder in ("images", "labels"):
+        path = tmp_path / folder / "case_1.nii.gz"
+        scan = nib.load(path)
+        turned = nib.Nifti1Image(np.asarray(scan.dataobj)[::-1, :, ::2], np.diag([-1.0, 1.0, 2.0, 1.0]))
+        nib.save(turned, path)
+    words = ["evaluate", str(tiny_bundle), "--data", str(data), "-o", str(tmp_path / "e"), "--fold", "1"]
+    assert main([*words, *TINY_WORDS]) == 0
+    truth = nib.load(tmp_path / "labels" / "case_1.nii.gz")
+    found = nib.load(tmp_path / "e" / "predictions" / "case_1_seg.nii.gz")
+    assert found.shape == truth.shape
+    assert np.allclose(found.affine, truth.affine)
+
+
+def test_crossval_refuses_a_folder_of_other_settings(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    (tmp_path / "cv").mkdir()
+    (tmp_path / "cv" / "crossval.json").write_text("{}")
+    words = ["crossval", "hippocampus_segmentation", "--data", str(data), "-o", str(tmp_path / "cv"), *TINY_WORDS]
+    assert main(words) == 1
+    assert "other settings" in caplog.text
+
+
+def test_printed_values_are_read_back_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    """MONAI reads them with fire, to which ``false`` is a text, and a true one."""
+    words = ["run", "hippocampus_segmentation", "-i", "x", "-o", "out", "--set", "amp=false", "max_cases=null"]
+    assert main([*words, "--print-command"]) == 0
+    shown = shlex.split(capsys.readouterr().out)
+    assert shown[shown.index("--amp") + 1] == "False"
+    assert shown[shown.index("--max_cases") + 1] == "None"

@@ -138,6 +138,50 @@ def test_a_bad_file_is_named_and_the_others_are_done_66(
     assert cause in entries[0]["error"]
 
 
+@pytest.mark.parametrize("kind", ["auto", "crop"])
+def test_a_flipped_bit_gives_no_output_3(
+    run: Callable[..., int], crops: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    content = bytearray((crops / "anna.nii.gz").read_bytes())
+    content[len(content) // 2] ^= 4
+    (crops / "anna.nii.gz").write_bytes(content)
+    assert run(crops, options=("--input", kind)) == 3
+    assert "anna.nii.gz" in caplog.text
+    assert not (tmp_path / "out" / "anna_seg.nii.gz").exists()
+
+
+def test_a_name_that_is_not_there_fails_alone(
+    run: Callable[..., int], crops: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run(crops / "anna.nii.gz", crops / "bert.nii.gz") == 3
+    assert "ERROR bert " in caplog.text
+
+
+def test_results_are_not_taken_for_input(run: Callable[..., int], crops: Path, tmp_path: Path) -> None:
+    """The output folder may lie inside the input folder."""
+    words = ("--no-pictures",)
+    assert run(tmp_path / "images", options=words) == 0
+    assert run(tmp_path, options=words) in (0, 3)
+    assert not list((tmp_path / "out").glob("*_seg_seg.nii.gz"))
+
+
+def test_a_failed_start_leaves_the_last_report(run: Callable[..., int], crops: Path, tmp_path: Path) -> None:
+    assert run(crops) == 0
+    before = (tmp_path / "out" / "report.json").read_bytes()
+    assert run(crops, options=("--set", "fold=9")) == 1
+    assert (tmp_path / "out" / "report.json").read_bytes() == before
+
+
+def test_a_head_with_nan_is_refused_6(
+    run: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    array = np.ones((110, 110, 110), np.float32)
+    array[5, 5, 5] = np.nan
+    nib.save(nib.Nifti1Image(array, np.eye(4)), tmp_path / "head.nii.gz")
+    assert run(tmp_path / "head.nii.gz") == 4
+    assert "1 NaN" in caplog.text
+
+
 def test_all_bad_is_4(run: Callable[..., int], crops: Path) -> None:
     for path in crops.iterdir():
         path.write_bytes(b"")

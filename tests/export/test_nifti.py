@@ -22,7 +22,15 @@ def test_grid_and_values_come_back(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(written.dataobj), labels)
     assert np.allclose(written.affine, OBLIQUE, atol=1e-5)
     assert written.get_data_dtype() == np.uint8
-    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == (1, 1)
+
+
+@pytest.mark.parametrize(("affine", "codes"), [(np.diag([2.0, 1.0, 3.0, 1.0]), (1, 1)), (OBLIQUE, (0, 1))])
+def test_two_forms_never_disagree(tmp_path: Path, affine: np.ndarray, codes: tuple[int, int]) -> None:
+    """A qform cannot hold a shear, so a sheared map has none."""
+    written = nib.load(save_label_map(tmp_path / "a_seg.nii.gz", np.ones((3, 3, 3)), affine))
+    assert (int(written.header["qform_code"]), int(written.header["sform_code"])) == codes
+    if codes[0]:
+        assert np.allclose(written.get_qform(), written.get_sform(), atol=1e-3)
 
 
 def test_equal_maps_are_equal_files() -> None:

@@ -46,7 +46,7 @@ def test_both_empty_is_no_score() -> None:
 
 
 def test_a_failed_case_counts_as_missed() -> None:
-    (score,) = failed_case("anna", {1: "lesion"}, SHAPE, (1, 1, 1))
+    (score,) = failed_case("anna", {1: "lesion"}, worst_mm=15.0)
     assert (score.case, score.structure, score.dice, score.status) == ("anna", "lesion", 0, "failed")
 
 

@@ -11,7 +11,7 @@ import torch
 from neurobundle.errors import EnvironmentFault, WeightsError
 from neurobundle.networks import manifest
 from neurobundle.networks.manifest import MANIFEST_NAME, write_entry
-from neurobundle.networks.weights import load_into, load_weights, read_state, save_weights
+from neurobundle.networks.weights import load_weights, read_state, save_weights
 
 
 def network(out: int = 2) -> torch.nn.Sequential:
@@ -44,7 +44,8 @@ def test_round_trip(path):
     stored = read_state(path)
     assert stored["0.weight"].dtype == torch.float16
     assert stored["1.num_batches_tracked"].dtype == torch.int64
-    net = load_into(zeroed(), path)
+    net = zeroed()
+    load_weights(net, path)
     assert net[0].weight.dtype == torch.float32
     torch.testing.assert_close(net[0].weight, network()[0].weight.half().float(), rtol=0, atol=0)
 
@@ -52,7 +53,9 @@ def test_round_trip(path):
 def test_full_precision(tmp_path):
     """half=False keeps every bit."""
     save_weights(network(), tmp_path / "model.pt", half=False, origin="trained-here")
-    assert torch.equal(load_into(zeroed(), tmp_path / "model.pt")[0].weight, network()[0].weight)
+    net = zeroed()
+    load_weights(net, tmp_path / "model.pt")
+    assert torch.equal(net[0].weight, network()[0].weight)
 
 
 def test_save_lists_origin_and_parent(path):

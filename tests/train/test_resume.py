@@ -1,6 +1,7 @@
 """A training that was interrupted and resumed equals one that was not, bit for bit."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -78,15 +79,37 @@ def test_a_damaged_state_is_named(tmp_path: Path, make_pair: Maker, content: byt
     assert caught.value.file.endswith("last.pt")
 
 
+def test_a_state_of_another_fold_is_refused(tmp_path: Path, make_pair: Maker) -> None:
+    """It has seen the cases that this run would be judged on."""
+    datalist = small_datalist(tmp_path, make_pair)
+    train(datalist, tmp_path / "out")
+    with pytest.raises(WeightsError, match="of a run with fold 0, and this run has 1"):
+        train(datalist, tmp_path / "out", resume=True, fold=1)
+
+
+def test_litter_of_a_killed_writer_is_swept(tmp_path: Path, make_pair: Maker) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".last.pt.abc.part").write_bytes(b"half")
+    train(small_datalist(tmp_path, make_pair), tmp_path / "out")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_patience_ends_a_training(tmp_path: Path, make_pair: Maker) -> None:
+    """At a learning rate of zero the first epoch stays the best one."""
+    train(small_datalist(tmp_path, make_pair), tmp_path / "out", epochs=6, patience=2, learning_rate=0.0)
+    assert state(tmp_path / "out")["trainer"]["epoch"] == 3
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_and_resumed(tmp_path: Path, make_pair: Maker) -> None:
     """Kill -9, several times, at moments that no handler chose (faults.md 63)."""
     datalist = small_datalist(tmp_path, make_pair)
     words = [sys.executable, "-m", "neurobundle", "train", BUNDLE, "--data", str(datalist), "--device", "cpu"]
-    words += ["--set", "resume=true", *(f"{name}={value}" for name, value in {**TINY, "epochs": 8}.items())]
+    words += ["--set", "resume=true", *(f"{name}={value}" for name, value in {**TINY, "epochs": 12}.items())]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     subprocess.run([*words, "-o", str(whole)], check=True, capture_output=True)
-    for pause_s in (0.1, 0.7, 1.3):
+    kills = 0
+    for pause_s in random.Random(0).choices([0.02, 0.1, 0.3, 0.5], k=4):
         child = subprocess.Popen([*words, "-o", str(parts)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         already = (parts / "last.pt").stat().st_mtime if (parts / "last.pt").exists() else 0.0
         while child.poll() is None and not (
@@ -96,6 +119,8 @@ def test_killed_at_random_moments_and_resumed(tmp_path: Path, make_pair: Maker) 
         time.sleep(pause_s)
         if child.poll() is None:
             os.kill(child.pid, signal.SIGKILL)
+            kills += 1
         child.wait()
+    assert kills, "nothing was killed: give it more epochs"
     subprocess.run([*words, "-o", str(parts)], check=True, capture_output=True)
     assert (whole / "final.pt").read_bytes() == (parts / "final.pt").read_bytes()

@@ -244,7 +244,7 @@ def _validate(content: dict[str, Any], schema: dict[str, Any]) -> Iterator[Findi
         if missing:
             yield Finding("metadata", "fail", f"metadata.json lacks {', '.join(missing)}", "Add them.")
         message = "only looked for missing fields, since the package jsonschema is not installed"
-        yield Finding("metadata", "warn", message, "For the full check: pip install 'neurobundle[test]'.")
+        yield Finding("metadata", "warn", message, "For the full check: pip install 'neurobundle[schema]'.")
         return
     for error in sorted(jsonschema.Draft7Validator(schema).iter_errors(content), key=lambda error: str(error.path)):
         place = configfile.ID_SEPARATOR.join(str(part) for part in error.absolute_path)

@@ -158,6 +158,12 @@ def info(bundle: str | Path) -> dict[str, Any]:
     }
 
 
+def structures_of(bundle_dir: Path) -> dict[int, str]:
+    """The name of each label value but the background, from the bundle's metadata."""
+    labels = info(bundle_dir)["labels"]
+    return {int(value): name for value, name in labels.items() if name.lower() != "background"}
+
+
 def _is_bare(text: str) -> bool:
     separators = {"/", os.sep, os.altsep or "/"}
     return not any(separator in text for separator in separators) and text not in ("", ".", "..")

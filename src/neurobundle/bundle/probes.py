@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,3 @@ def _root_cause(error: BaseException) -> BaseException:
 def _reason(error: BaseException) -> str:
     cause = _root_cause(error)
     return f"{type(cause).__name__}: {' '.join(str(cause).split())[:200]}"
-
-
-#: The order in which the doctor runs them; ``listed`` executes nothing and always runs.
-EXECUTING: tuple[Callable[[BundleFiles], Iterator[Finding]], ...] = (importable, properties, components, weights)

@@ -24,6 +24,7 @@ TOLERATED_PACKAGES = ("ignite", "numpy", "scipy", "nibabel", "SimpleITK", "itk",
 #: Functions of the allowed packages that fetch, run or unpickle.
 REFUSED_TARGETS = (
     "torch.hub.",
+    "torch.utils.collect_env.",
     "torch.utils.cpp_extension.",
     "torch.utils.model_zoo.",
     "torch.package.",
@@ -36,6 +37,7 @@ REFUSED_TARGETS = (
     "monai.apps.utils.",
     "monai.apps.download",
     "monai.utils.run_",
+    "monai.utils.misc.run_",
 )
 
 #: Modules that an expression may import.

@@ -6,8 +6,8 @@ makes a plan first, so that what it runs can be shown, repeated and changed with
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +16,18 @@ from typing import Any
 
 import yaml
 
-from neurobundle.bundle.checks import SHARED_IDS, TRAIN_IDS
+from neurobundle.bundle.checks import SHARED_IDS, TRAIN_IDS, versions
 from neurobundle.bundle.configfile import read_config, unknown_overrides
-from neurobundle.bundle.find import find_overlay
+from neurobundle.bundle.find import find_overlay, read_metadata
+from neurobundle.bundle.finding import BundleFiles
 from neurobundle.errors import SettingError
+
+logger = logging.getLogger(__name__)
 
 #: Config files of each kind of work, in the order in which they are merged.
 KINDS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
     "evaluate": ("train", "evaluate"),
-    "multi_gpu_train": ("train", "multi_gpu_train"),
     "inference": ("inference",),
 }
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -57,7 +59,7 @@ class Plan:
         words = ["python", "-m", "monai.bundle", "run", "--config_file", files[0] if len(files) == 1 else str(files)]
         words += ["--meta_file", str(configs / "metadata.json"), "--logging_file", str(configs / "logging.conf")]
         for name, value in self.overrides.items():
-            words += [f"--{name}", value if isinstance(value, str) else json.dumps(value).replace("null", "None")]
+            words += [f"--{name}", value if isinstance(value, str) else repr(value)]
         return shlex.join(words)
 
     def workflow(self) -> Any:
@@ -71,6 +73,9 @@ class Plan:
         # It warns that logging_file is False, which is what is wanted here.
         logging.getLogger("monai.bundle.workflows").setLevel(logging.ERROR)
         files = [str(path) for path in self.config_files]
+        for file in files:
+            read_config(file)  # stricter than MONAI's reader: duplicate keys, alias bombs
+        _refuse_old_packages(self.bundle_dir)
         own = ConfigParser.load_config_files(files[: len(files) - len(self.overlays)])
         known = {**dict.fromkeys(SHARED_IDS + TRAIN_IDS), **own}
         for overlay in self.overlays:
@@ -135,11 +140,19 @@ def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any], file:
         raise SettingError("; ".join(problems), "See the ids at the top of the bundle's configs.", file=file)
 
 
+def _refuse_old_packages(bundle_dir: Path) -> None:
+    """Warn of packages of another version than the bundle was made with; refuse those that cannot serve."""
+    for finding in versions(BundleFiles(bundle_dir, metadata=read_metadata(bundle_dir))):
+        if finding.level == "fail":
+            raise SettingError(finding.message, finding.way_out, file=bundle_dir)
+        logger.info("%s: %s", bundle_dir.name, finding.message)
+
+
 def parse_settings(words: Sequence[str]) -> dict[str, Any]:
     """``id=value`` words as a dictionary; a value is read as YAML.
 
-    >>> parse_settings(["epochs=3", "amp=true", "window=[8, 8, 8]"])
-    {'epochs': 3, 'amp': True, 'window': [8, 8, 8]}
+    >>> parse_settings(["epochs=3", "amp=true", "window=[8, 8, 8]", "learning_rate=1e-4"])
+    {'epochs': 3, 'amp': True, 'window': [8, 8, 8], 'learning_rate': 0.0001}
 
     Raises:
         SettingError: for a word without ``=`` or a value that is no YAML.
@@ -150,10 +163,17 @@ def parse_settings(words: Sequence[str]) -> dict[str, Any]:
         if not equals or not name:
             raise SettingError(f"--set wants id=value, got {word!r}", "For example: --set epochs=10.")
         try:
-            settings[name] = yaml.safe_load(value)
+            settings[name] = _number_or(yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise SettingError(f"the value of {name!r} cannot be read: {value!r}", "Put it in quotes.") from error
     return settings
+
+
+def _number_or(value: Any) -> Any:
+    """PyYAML reads ``1e-4`` as text (YAML 1.1 wants ``1.0e-4``); everybody else means the number."""
+    if isinstance(value, str) and re.fullmatch(r"[+-]?[\d.]+[eE][+-]?\d+", value):
+        return float(value)
+    return value
 
 
 def device_setting(device: str) -> dict[str, str]:

@@ -41,8 +41,9 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     ]
     for name, scores in summary["structures"].items():
         volume = scores["volume"]
-        bias = f"{volume['bias_ml']:+.3f} ml ({volume['bias_percent']:+.1f} %)"
-        cells = [_mean(scores["dice"]), _mean(scores["nsd"]), _mean(scores["hd95_mm"], 2), bias, f"{volume['icc']:.3f}"]
+        bias = f"{_number(volume['bias_ml'], '+.3f')} ml ({_number(volume['bias_percent'], '+.1f')} %)"
+        cells = [_mean(scores["dice"]), _mean(scores["nsd"]), _mean(scores["hd95_mm"], 2), bias]
+        cells.append(_number(volume["icc"], ".3f"))
         lines.append(f"| {name} | {' | '.join(cells)} | {scores['n_missed'] + scores['n_failed']} |")
     folds = summary.get("folds", {})
     if folds:
@@ -58,7 +59,13 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
 def _mean(metric: Mapping[str, Any], digits: int = 3) -> str:
+    if metric["mean"] is None:
+        return "-"
     low, high = metric["interval"]
     return f"{metric['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 

@@ -12,7 +12,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,12 @@ from typing import Any
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan
 from neurobundle.commands.card import draw_worst, write_card
-from neurobundle.commands.train import evaluate_plan, run_plan, train_plan
+from neurobundle.commands.train import check_training, evaluate, evaluate_plan, train_plan
 from neurobundle.errors import SettingError
-from neurobundle.files import write_atomic
+from neurobundle.files import require_writable, write_atomic, write_json
 from neurobundle.load.datalist import read_datalist
 from neurobundle.measure.report import read_scores, write_scores
-from neurobundle.networks.manifest import write_entry
+from neurobundle.networks.manifest import sha256_of, write_entry
 
 logger = logging.getLogger(__name__)
 
@@ -85,20 +85,45 @@ class CrossValidation:
             settings={"resume": True, **self.settings},
         )
 
-    def __call__(self, jobs: int = 1) -> dict[str, Any]:
+    def __call__(
+        self, jobs: int = 1, progress: Callable[[list[Any]], Iterable[Any]] = lambda items: items
+    ) -> dict[str, Any]:
         """Train what is not trained yet, then predict and score.
 
         Args:
             jobs: trainings at a time; with more than one, each uses one thread.
+            progress: wraps the list of trainings; a progress bar, for instance.
 
         Returns:
             The pooled summary.
         """
+        require_writable(self.output)
+        self._require_same_plan()
+        check_training(str(self.bundle_dir), self.data, self.dataset_dir, ALL)
         with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda fold: self._train(fold, threads=1 if jobs > 1 else None), self.trainings))
+            threads = 1 if jobs > 1 else None
+            for training in progress([pool.submit(self._train, fold, threads) for fold in self.trainings]):
+                training.result()
         for fold in self.folds:
             self._evaluate(fold)
         return self._pool()
+
+    def _require_same_plan(self) -> None:
+        """Trainings of other settings are not mixed with these."""
+        plan = {
+            "bundle": self.bundle_dir.name,
+            "datalist_sha256": sha256_of(self.data),
+            "overlays": list(self.overlays),
+            "settings": self.settings,
+        }
+        path = self.output / "crossval.json"
+        if path.exists() and json.loads(path.read_text()) != plan:
+            raise SettingError(
+                "this folder holds a cross-validation with other settings or another datalist",
+                "Give another output folder, or delete this one.",
+                file=path,
+            )
+        write_json(path, plan)
 
     def _train(self, fold: int, threads: int | None) -> None:
         folder = self.folder(fold)
@@ -108,7 +133,7 @@ class CrossValidation:
         folder.mkdir(parents=True, exist_ok=True)
         words = [sys.executable, "-m", "neurobundle", "train", str(self.bundle_dir), "--data", str(self.data)]
         words += ["-o", str(folder), "--fold", str(fold), "--verbose", "--set", "resume=true"]
-        words += [f"{name}={value}" for name, value in self.settings.items()]
+        words += [f"{name}={json.dumps(value)}" for name, value in self.settings.items()]
         words += ["--dataset-dir", str(self.dataset_dir)] if self.dataset_dir else []
         words += ["--config", *self.overlays] if self.overlays else []
         environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
@@ -131,7 +156,7 @@ class CrossValidation:
             # Scored in float32, as the weights will run, whatever the training was done in.
             settings={**self.settings, "ckpt_dir": str(self.folder(fold)), "amp": False},
         )
-        run_plan(plan)
+        evaluate(plan)
 
     def _pool(self) -> dict[str, Any]:
         subjects = {

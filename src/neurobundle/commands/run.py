@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from neurobundle import __version__
-from neurobundle.bundle.find import find_bundle, info
+from neurobundle.bundle.find import find_bundle, info, structures_of
 from neurobundle.bundle.heads import segment_head
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
+from neurobundle.errors import EnvironmentFault, ExitCode, InputError, NeurobundleError, SettingError, exit_code
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.export.tables import write_csv
-from neurobundle.files import write_json
+from neurobundle.files import require_writable, write_json
 from neurobundle.geometry import same_grid, voxel_volume_mm3
 from neurobundle.load.inputs import find_images
 from neurobundle.load.names import unique_case_names
-from neurobundle.load.scan import read_scan
+from neurobundle.load.scan import Scan, read_scan
 from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
 
 logger = logging.getLogger(__name__)
@@ -99,6 +99,7 @@ class Run:
         self.settings = {**(settings or {}), "output_dir": str(output)}
         self.overlays = overlays
         self.runner: CaseRunner | None = None
+        self.crop_runner: CaseRunner | None = None
         self.structures = structures_of(self.bundle_dir)
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
@@ -120,13 +121,18 @@ class Run:
             WeightsError: if the weights cannot be trusted.
             EnvironmentFault: if the output folder cannot be written.
         """
-        names = unique_case_names(find_images(inputs))
-        results: list[CaseResult] = []
-        self._write(results)
+        names = unique_case_names(find_images(inputs, without=self.output))
+        require_writable(self.output)
         self.runner = CaseRunner(self.plan())
-        for image in progress(list(names)):
-            results.append(self._one(image, names[image]))
-        self._write(results)
+        if self.input_kind == "head" and not self.runner.has("head"):
+            raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
+        results: list[CaseResult] = []
+        try:
+            for image in progress(list(names)):
+                results.append(self._one(image, names[image]))
+        finally:
+            # What is done is reported, whatever ended the run.
+            self._write(results)
         return RunReport(self.output, results)
 
     def _one(self, image: Path, case: str) -> CaseResult:
@@ -139,6 +145,8 @@ class Run:
                 raise
             error.file = error.file or str(image)
             self._failed(result, error.for_case(case))
+        except MemoryError as error:
+            raise EnvironmentFault("memory is exhausted", "Close other programs.", case=case, file=image) from error
         except Exception as error:
             if self.debug:
                 raise
@@ -152,7 +160,8 @@ class Run:
 
     def _segment(self, image: Path, result: CaseResult) -> None:
         assert self.runner is not None
-        result.input = self._kind(image)
+        scan = read_scan(image)
+        result.input = self._kind(scan)
         target = self.output / f"{result.case}_seg.nii.gz"
         structures = self.structures
         if result.input == "head":
@@ -160,29 +169,35 @@ class Run:
         else:
             self.runner.predict(image, result.case)
         result.output = target.name
-        self._describe(image, target, structures, result)
+        self._describe(scan, target, structures, result)
 
-    def _kind(self, image: Path) -> str:
+    def _kind(self, scan: Scan) -> str:
         assert self.runner is not None
         if not self.runner.has("head"):
             return "crop"
         if self.input_kind != "auto":
             return self.input_kind
-        scan = read_scan(image)
         return "crop" if looks_like_crop(scan.data.shape, scan.affine) else "head"
 
     def _segment_head(self, image: Path, result: CaseResult, target: Path) -> dict[int, str]:
         assert self.runner is not None
-        with tempfile.TemporaryDirectory() as folder:
-            plan = make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, "output_dir": folder})
-            try:
-                head = segment_head(CaseRunner(plan), self.runner.part("head"), image, Path(folder), self.structures)
-            except PlaceError as error:
-                error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
-                raise
+        try:
+            crops = self._crop_runner()
+            head = segment_head(crops, self.runner.part("head"), image, Path(self.crop_folder.name), self.structures)
+        except PlaceError as error:
+            error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
+            raise
         save_label_map(target, head.labels, head.affine)
         result.places = head.places
         return head.structures
+
+    def _crop_runner(self) -> CaseRunner:
+        """A second copy of the workflow, which writes a head's crops into a folder of their own."""
+        if self.crop_runner is None:
+            self.crop_folder = tempfile.TemporaryDirectory(prefix="neurobundle-crops-")
+            settings = {**self.settings, "output_dir": self.crop_folder.name}
+            self.crop_runner = CaseRunner(make_plan(self.bundle_dir, "inference", self.overlays, settings))
+        return self.crop_runner
 
     def _draw_places(self, image: Path, error: PlaceError, case: str) -> Path:
         scan = read_scan(image)
@@ -190,11 +205,11 @@ class Run:
         view = View.of(np.nan_to_num(scan.data), boxes, scan.affine)
         return save_png(self.output / f"{case}_refused.png", three_planes(view, title=f"{case}: refused"))
 
-    def _describe(self, image: Path, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
-        source, written = read_scan(image), read_scan(target)
+    def _describe(self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
+        written = read_scan(target)
         if not same_grid(source.data.shape, source.affine, written.data.shape, written.affine):
             target.unlink()
-            raise InputError("the result does not lie on the input's grid", "Report this.", file=image)
+            raise InputError("the result does not lie on the input's grid", "Report this.", file=result.file)
         labels = written.data
         ml = voxel_volume_mm3(written.affine) / 1000
         result.volumes_ml = {
@@ -234,12 +249,6 @@ def close_ups(view: View) -> list[View]:
         if labels.any():
             sides.append(View(view.image, labels, view.spacing_mm).zoom(ZOOM_MARGIN_MM))
     return sides
-
-
-def structures_of(bundle_dir: Path) -> dict[int, str]:
-    """The name of each label value but the background, from the bundle's metadata."""
-    labels = info(bundle_dir)["labels"]
-    return {int(value): name for value, name in labels.items() if name.lower() != "background"}
 
 
 def understood(error: Exception, case: str, file: Path) -> NeurobundleError:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurobundle.bundle.find import find_bundle
+from neurobundle.bundle.find import find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.errors import WeightsError
-from neurobundle.load.datalist import fold_items
+from neurobundle.errors import InputError, NeurobundleError, WeightsError
+from neurobundle.files import require_writable
+from neurobundle.load.datalist import Item, fold_items, read_datalist
+from neurobundle.load.labels import check_pair
+from neurobundle.measure.report import read_scores, write_scores
+from neurobundle.measure.segmentation import failed_case
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
+
+logger = logging.getLogger(__name__)
 
 
 def train_plan(
@@ -68,7 +76,8 @@ def evaluate_plan(
         data: the datalist.
         output: gets ``per_case.csv``, ``summary.json`` and ``predictions/``.
         fold: whose cases to score.
-        weights: which weights; the bundle's ``models/fold<K>.pt`` if there, else its ``models/model.pt``.
+        weights: which weights. If None: the bundle's ``models/fold<K>.pt`` if the datalist has the folds that these
+            were trained with, else its ``models/model.pt``.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
         settings: values by id.
@@ -77,7 +86,7 @@ def evaluate_plan(
         WeightsError: if there are no weights.
     """
     folder = find_bundle(bundle)
-    chosen = weights or _default_weights(folder, fold)
+    chosen = weights or _default_weights(folder, data, fold)
     if not chosen.exists():
         raise WeightsError("there are no weights here", "Name some with --weights.", file=chosen)
     return make_plan(
@@ -99,6 +108,7 @@ def run_plan(plan: Plan) -> None:
     Args:
         plan: of kind ``train`` or ``evaluate``.
     """
+    require_writable(Path(plan.settings["output_dir"]))
     workflow = plan.workflow()
     workflow.initialize()
     if sys.stderr.isatty():
@@ -114,19 +124,77 @@ def _show_progress(engine: Engine) -> None:
     ProgressBar(persist=False, desc="epoch").attach(engine)
 
 
-def check_cases(data: Path, dataset_dir: Path | None, fold: int) -> int:
-    """Count the cases of a fold's validation part; refuses a datalist that has none.
+def check_training(bundle: str, data: Path, dataset_dir: Path | None, fold: int) -> None:
+    """Read every pair that a training would read, before it starts; each bad one is logged by name.
 
     Raises:
-        InputError: if the datalist cannot be read.
-        NoInputError: if the fold has no case.
+        InputError: if there is a bad one.
+        SettingError: if the datalist cannot be read or has no such fold.
     """
-    return len(fold_items(data, dataset_dir, fold, "validation"))
+    items = [item for part in ("train", "validation") for item in fold_items(data, dataset_dir, fold, part)]
+    _, bad = _check(bundle, items)
+    for error in bad.values():
+        logger.error("ERROR %s", error)
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(items)} pairs cannot be trained on; each is named above",
+            "Mend them, or take them out of the datalist: `neurobundle split` does.",
+            file=data,
+        )
 
 
-def _default_weights(bundle_dir: Path, fold: int) -> Path:
-    of_fold = bundle_dir / "models" / f"fold{fold}.pt"
-    return of_fold if of_fold.exists() else bundle_dir / "models" / "model.pt"
+def evaluate(plan: Plan) -> dict[str, bool]:
+    """Run an evaluation; a case whose files are bad is named, counts as missed, and does not stop the others.
+
+    Args:
+        plan: of kind ``evaluate``.
+
+    Returns:
+        Whether each case passed.
+    """
+    settings = plan.settings
+    output, bundle = Path(settings["output_dir"]), str(plan.bundle_dir)
+    items = fold_items(settings["datalist"], settings["dataset_dir"], settings["fold"], "validation")
+    good, bad = _check(bundle, items[: settings.get("max_cases") or None])
+    for error in bad.values():
+        logger.error("ERROR %s", error)
+    if good:
+        run_plan(Plan(plan.bundle_dir, plan.kind, plan.overlays, {**settings, "validate::dataset::data": good}))
+    if bad:
+        _add_failed(output, structures_of(plan.bundle_dir), items, list(bad))
+    return {str(item["case"]): item["case"] not in bad for item in items}
+
+
+def _check(bundle: str, items: Sequence[Item]) -> tuple[list[Item], dict[str, NeurobundleError]]:
+    known = [0, *structures_of(find_bundle(bundle))]
+    good, bad = [], {}
+    for item in items:
+        try:
+            check_pair(item["image"], item["label"], known, case=str(item["case"]))
+            good.append(item)
+        except NeurobundleError as error:
+            bad[str(item["case"])] = error
+    return good, bad
+
+
+def _add_failed(output: Path, structures: Mapping[int, str], items: Sequence[Item], failed: Sequence[str]) -> None:
+    table = output / "per_case.csv"
+    scores = read_scores(table) if table.exists() else []
+    worst_mm = max((score.hd95_mm for score in scores), default=math.nan)
+    for case in failed:
+        scores += failed_case(case, structures, worst_mm)
+    write_scores(output, scores, {str(item["case"]): str(item["subject"]) for item in items})
+
+
+def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
+    of_fold, own = bundle_dir / "models" / f"fold{fold}.pt", bundle_dir / "configs" / "datalist.json"
+    if of_fold.exists() and own.exists() and _folds(own) == _folds(data):
+        return of_fold
+    return bundle_dir / "models" / "model.pt"
+
+
+def _folds(datalist: Path) -> dict[str, Any]:
+    return {str(item["case"]): item.get("fold") for item in read_datalist(datalist, check_files=False)}
 
 
 def _data_settings(data: Path, dataset_dir: Path | None, fold: int) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from neurobundle.files import write_atomic
 
 #: ``xform`` code for "aligned with another image" would lose the scanner frame; 1 is NIFTI_XFORM_SCANNER_ANAT.
 SCANNER_ANAT = 1
+#: A qform that differs from the affine by more than its float32 quaternion's rounding is no copy of it.
+QFORM_TOLERANCE_MM = 1e-3
 
 
 def label_map_bytes(labels: np.ndarray, affine: np.ndarray, form_code: int = SCANNER_ANAT) -> bytes:
@@ -28,6 +30,9 @@ def label_map_bytes(labels: np.ndarray, affine: np.ndarray, form_code: int = SCA
     """
     image = nib.Nifti1Image(as_integers(labels), affine)
     image.set_qform(affine, code=form_code, strip_shears=True)
+    if not np.allclose(image.get_qform(), affine, atol=QFORM_TOLERANCE_MM):
+        # A qform cannot hold a shear: without a code nobody reads it, and only the sform speaks.
+        image.set_qform(None)
     image.set_sform(affine, code=form_code)
     image.header.set_xyzt_units("mm", "sec")
     # igzip writes no time stamp here, so that equal maps are equal files.

@@ -20,7 +20,9 @@ def cpu_has_bfloat16() -> bool:
 
     Without such units the emulation was seen to be 160 times slower than float32.
     """
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    # torch has no public question for this; without the private one the answer is the safe one.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 class AutocastInferer(Inferer):

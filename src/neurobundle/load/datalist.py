@@ -260,7 +260,7 @@ def _require_files(items: Sequence[Item], section: str, file: str | Path) -> Non
         cause = (
             f"entry {number} of {section!r} in {file} lists it and it is not there; {len(missing)} file(s) are missing"
         )
-        raise InputError(cause, "Say where the data is: --dataset_dir DIR.", case=case, file=name)
+        raise InputError(cause, "Say where the data is: --dataset-dir DIR.", case=case, file=name)
 
 
 def _images(item: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from neurobundle.errors import NoInputError
 from neurobundle.load.datalist import read_datalist
@@ -14,32 +15,36 @@ from neurobundle.load.names import unique_case_names
 from neurobundle.types import NIFTI_SUFFIXES
 
 
-def find_images(inputs: Iterable[str | Path]) -> list[Path]:
+def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> list[Path]:
     """All NIfTI files that the inputs name or hold, in the order of the inputs, each folder's sorted by name.
 
     Args:
         inputs: files and folders.
+        without: a folder that is not looked into: where the results of an earlier run lie.
+
+    Returns:
+        A file that does not exist is among them if it was named and another one does: its case fails, the others go on.
 
     Raises:
-        NoInputError: if an input does not exist, or all of them together hold no NIfTI file.
+        NoInputError: if none of the inputs exists, or all of them together hold no NIfTI file.
     """
     found: list[Path] = []
     places = [Path(item) for item in inputs]
     for place in places:
-        if not place.exists():
-            raise NoInputError("there is no such file or folder", "Check the path.", file=place)
-        found += sorted(_images_below(place)) if place.is_dir() else [place]
-    if not found:
+        found += sorted(_images_below(place, without)) if place.is_dir() else [place]
+    if not any(path.exists() for path in found):
         names = ", ".join(map(str, places)) or "nothing"
         raise NoInputError(f"{names} holds no NIfTI file (.nii, .nii.gz)", "Point -i at a scan or a folder of scans.")
     return list(dict.fromkeys(found))
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, without: Path | None) -> list[Path]:
+    skipped = without.resolve() if without is not None else None
     return [
         path
         for path in folder.rglob("*")
-        if path.name.endswith(NIFTI_SUFFIXES)
+        if path.name.lower().endswith(NIFTI_SUFFIXES)
+        and (skipped is None or skipped not in path.resolve().parents)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
@@ -47,7 +52,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 def inference_items(
     dataset_dir: str | Path, datalist: str | Path | None = None, max_cases: int | None = None
-) -> list[dict[str, str]]:
+) -> list[dict[str, Any]]:
     """The cases of an inference config: a folder's NIfTI files, or those that a datalist names.
 
     Args:
@@ -66,10 +71,10 @@ def inference_items(
     return items[: max_cases or None]
 
 
-def _listed(datalist: str | Path, dataset_dir: str | Path) -> list[dict[str, str]]:
-    entries: Sequence[dict[str, object]] = []
+def _listed(datalist: str | Path, dataset_dir: str | Path) -> list[dict[str, Any]]:
+    entries: Sequence[dict[str, Any]] = []
     for section in ("test", "training"):
         entries = read_datalist(datalist, section=section, base_dir=dataset_dir, required=section == "training")
         if entries:
             break
-    return [{"image": str(entry["image"]), "case": str(entry["case"])} for entry in entries]
+    return [{"image": entry["image"], "case": str(entry["case"])} for entry in entries]

@@ -96,8 +96,8 @@ def check_pair(
     """
     paths = [Path(image_path)] if isinstance(image_path, (str, Path)) else [Path(path) for path in image_path]
     try:
-        images = [_usable(read_volume(path)) for path in paths]
-        label = _usable(read_volume(Path(label_path)))
+        images = [usable(read_volume(path)) for path in paths]
+        label = usable(read_volume(Path(label_path)))
         for image in images:
             if image.data.min() == image.data.max():
                 cause = f"it has no signal: all voxels are {image.data.flat[0]:g}"
@@ -223,7 +223,7 @@ def _bytes_needed(head: bytes) -> int:
 
 
 def _read_picture(path: Path) -> npt.NDArray[Any]:
-    pillow: Any = require("PIL.Image", extra="pictures", feature="reading PNG and JPEG")
+    pillow: Any = require("PIL.Image", extra="demo", feature="reading PNG and JPEG")
     try:
         with pillow.open(path) as picture:
             return np.asarray(picture)
@@ -231,7 +231,7 @@ def _read_picture(path: Path) -> npt.NDArray[Any]:
         raise InputError(f"it cannot be read ({error})", _AGAIN, file=path) from error
 
 
-def _usable(volume: Volume) -> Volume:
+def usable(volume: Volume) -> Volume:
     """The volume, if it is a real-valued 2D or 3D image with a usable grid."""
     data, path = volume.data, volume.path
     if data.dtype.kind not in "buif" or (volume.affine is None and data.ndim == 3):

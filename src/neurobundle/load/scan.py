@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import InputError
-from neurobundle.load.labels import read_volume
+from neurobundle.load.labels import read_volume, usable
 
 
 class Scan(NamedTuple):
@@ -31,9 +31,9 @@ def read_scan(path: Path) -> Scan:
         path: the file.
 
     Raises:
-        InputError: if it is missing, damaged, or not a 3D volume with an affine.
+        InputError: if it is missing, damaged, no 3D volume of real numbers, not finite, or without a usable affine.
     """
-    volume = read_volume(path)
+    volume = usable(read_volume(path))
     if volume.affine is None or volume.data.ndim != 3:
         raise InputError(
             f"it is not a 3D volume: its shape is {volume.data.shape}", "Give one 3D NIfTI file a scan.", file=path

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.tables import write_csv
 from neurobundle.files import write_json
+from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.names import case_name
+from neurobundle.load.scan import read_scan
 from neurobundle.measure.segmentation import Score, score_case
 from neurobundle.measure.summary import summarise
 
@@ -30,13 +31,14 @@ TEXT_COLUMNS = ("case", "structure", "status")
 class SegmentationReport:
     """Scores every case that an evaluator predicts; writes ``per_case.csv`` and ``summary.json`` at the end.
 
-    The evaluator's output holds one-hot ``pred`` and ``label``, ``(class, i, j, k)``, on the network's grid.
+    The evaluator's output holds ``pred``, a label map ``(1, i, j, k)`` on the native grid, and ``label``, whose
+    metadata names the reference's file; both are compared there, as a user would compare two files.
 
     Args:
         output_dir: where to write.
         structures: the name of each label value to score.
         tolerance_mm: NSD's tolerance.
-        save_label_maps: also write ``predictions/<case>_seg.nii.gz``, on the network's grid.
+        save_label_maps: also write ``predictions/<case>_seg.nii.gz``.
     """
 
     def __init__(
@@ -69,14 +71,18 @@ class SegmentationReport:
         batch: Any = engine.state.batch
         outputs: Any = engine.state.output
         for item, output in zip(batch, outputs, strict=True):
-            case = str(item.get("case") or case_name(str(output["label"].meta["filename_or_obj"])))
+            file = Path(str(output["label"].meta["filename_or_obj"]))
+            case = str(item.get("case") or case_name(file))
             self.subjects[case] = str(item.get("subject") or case)
-            prediction, reference = (_label_map(output[key]) for key in ("pred", "label"))
-            affine = np.asarray(output["label"].affine, dtype=float)
-            spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-            self.scores += score_case(prediction, reference, self.structures, spacing_mm, self.tolerance_mm, case)
+            reference = read_scan(file)
+            prediction = output["pred"][0].cpu().numpy().astype(np.uint8)
+            spacing_mm = voxel_sizes_mm(reference.affine).tolist()
+            self.scores += score_case(
+                prediction, np.asarray(reference.data), self.structures, spacing_mm, self.tolerance_mm, case
+            )
             if self.save_label_maps:
-                save_label_map(self.output_dir / "predictions" / f"{case}_seg.nii.gz", prediction, affine)
+                path = self.output_dir / "predictions" / f"{case}_seg.nii.gz"
+                save_label_map(path, prediction, reference.affine)
 
     def write(self, engine: Engine) -> None:
         """Write the table and the summary."""
@@ -124,7 +130,3 @@ def read_scores(path: Path) -> list[Score]:
 
 def _value(name: str, text: str) -> Any:
     return text if name in TEXT_COLUMNS else float(text or "nan")
-
-
-def _label_map(one_hot: torch.Tensor) -> np.ndarray:
-    return one_hot.argmax(dim=0).cpu().numpy().astype(np.uint8)

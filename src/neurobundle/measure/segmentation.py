@@ -135,16 +135,12 @@ def score_case(
     ]
 
 
-def failed_case(
-    case: str, structures: Mapping[int, str], shape: Sequence[int], spacing_mm: Sequence[float]
-) -> list[Score]:
+def failed_case(case: str, structures: Mapping[int, str], worst_mm: float) -> list[Score]:
     """The scores of a case that gave no prediction: it counts as missed, with status ``failed``.
 
     Args:
         case: the case's id.
         structures: the name of each value to score.
-        shape: of the reference.
-        spacing_mm: voxel sizes of the reference.
+        worst_mm: its HD95: the diagonal of its image, or where that cannot be read, of the largest that could.
     """
-    worst = diagonal_mm(shape, spacing_mm)
-    return [Score(case, name, 0.0, worst, 0.0, 0.0, math.nan, "failed") for name in structures.values()]
+    return [Score(case, name, 0.0, worst_mm, 0.0, 0.0, math.nan, "failed") for name in structures.values()]

@@ -93,8 +93,10 @@ def _summarise_one(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict
         f"n_{status}": _count(scores, status) for status in ("empty", "missed", "false", "failed")
     }
     for metric in ("dice", "hd95_mm", "nsd"):
-        values = [float(getattr(score, metric)) for score in counted]
-        low, high = bootstrap_interval(values, who) if values else (math.nan, math.nan)
+        pairs = [(float(getattr(score, metric)), name) for score, name in zip(counted, who, strict=True)]
+        pairs = [pair for pair in pairs if math.isfinite(pair[0])]
+        values = [value for value, _ in pairs]
+        low, high = bootstrap_interval(values, [name for _, name in pairs]) if values else (math.nan, math.nan)
         result[metric] = {
             "mean": _number(float(np.mean(values)) if values else math.nan),
             "median": _number(float(np.median(values)) if values else math.nan),

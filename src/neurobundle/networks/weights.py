@@ -12,7 +12,6 @@ import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
@@ -23,7 +22,6 @@ from neurobundle.networks import manifest
 logger = logging.getLogger(__name__)
 
 State = dict[str, torch.Tensor]
-Network = TypeVar("Network", bound=torch.nn.Module)
 
 #: What DistributedDataParallel and DataParallel put before each name.
 PARALLEL_PREFIX = "module."
@@ -65,15 +63,6 @@ def load_weights(
     network.load_state_dict({**{name: own[name] for name in kept}, **{n: t for n, t in state.items() if n in own}})
     logger.info("%s: %d of %d tensors loaded", path.name, len(own) - len(kept), len(own))
     return kept
-
-
-def load_into(network: Network, path: str | Path, *, verify: bool = True, allow_missing: Sequence[str] = ()) -> Network:
-    """:func:`load_weights` for a config: returns the network it filled.
-
-    A bundle's inference names it as ``_target_: neurobundle.networks.weights.load_into``.
-    """
-    load_weights(network, path, verify=verify, allow_missing=allow_missing)
-    return network
 
 
 def read_state(path: str | Path, *, verify: bool = True) -> State:

@@ -45,7 +45,6 @@ HEAD_EXTENT_MIN_MM = 100.0
 
 #: What the network's labels become on a head's grid.
 HEAD_LABELS: dict[Side, dict[int, int]] = {"left": {1: 1, 2: 2}, "right": {1: 3, 2: 4}}
-HEAD_LABEL_NAMES = {1: "left anterior", 2: "left posterior", 3: "right anterior", 4: "right posterior"}
 
 
 class PlaceError(InputError):

@@ -23,7 +23,7 @@ from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
 
 from neurobundle.errors import InputError, WeightsError
-from neurobundle.files import write_atomic
+from neurobundle.files import sweep, write_atomic
 from neurobundle.networks.manifest import sha256_of
 from neurobundle.networks.weights import save_weights
 
@@ -112,10 +112,10 @@ class EarlyStop:
 
     Args:
         evaluator: the validation engine.
-        patience: epochs without a new best after which to stop.
+        patience: epochs without a new best after which to stop; None never stops.
     """
 
-    def __init__(self, evaluator: Workflow, patience: int) -> None:
+    def __init__(self, evaluator: Workflow, patience: int | None) -> None:
         self.evaluator = evaluator
         self.patience = patience
 
@@ -125,6 +125,8 @@ class EarlyStop:
 
     def __call__(self, engine: Engine) -> None:
         """Stop the trainer if its patience is spent."""
+        if self.patience is None:
+            return
         best: int = self.evaluator.state.best_metric_epoch
         if best >= 0 and engine.state.epoch - best >= self.patience:
             logger.info("no better epoch than %d for %d epochs: stopping", best, self.patience)
@@ -176,6 +178,8 @@ class TrainingState:
         optimizer: its state is saved.
         lr_scheduler: its state is saved.
         evaluator: its best metric and epoch are saved.
+        identity: what a state must share with the run that goes on from it: the fold, for instance, since a state of
+            another fold has seen this one's validation cases.
         enabled: false on all processes but one, which then read but never write.
     """
 
@@ -188,8 +192,10 @@ class TrainingState:
         optimizer: torch.optim.Optimizer,
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
         evaluator: Workflow,
+        identity: Mapping[str, Any] | None = None,
         enabled: bool = True,
     ) -> None:
+        self.identity = dict(identity or {})
         self.path, self.final_weights, self.resume, self.enabled = Path(path), Path(final_weights), resume, enabled
         self.network = network
         self.evaluator = evaluator
@@ -200,6 +206,7 @@ class TrainingState:
         if self.resume:
             engine.add_event_handler(Events.STARTED, self.restore)
         if self.enabled:
+            sweep(self.path)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
             engine.add_event_handler(Events.COMPLETED, self.finish)
 
@@ -208,6 +215,7 @@ class TrainingState:
         state = {
             "model": unwrap(self.network).state_dict(),
             **{name: part.state_dict() for name, part in self.parts.items()},
+            "identity": self.identity,
             "trainer": {"epoch": engine.state.epoch, "iteration": engine.state.iteration},
             "evaluator": {
                 "best_metric": float(self.evaluator.state.best_metric),
@@ -242,13 +250,20 @@ class TrainingState:
                 "Delete it to start at the first epoch, or restore it from a copy.",
                 file=self.path,
             ) from error
-        missing = {"model", "trainer", "evaluator", *self.parts} - set(state)
+        missing = {"model", "trainer", "evaluator", "identity", *self.parts} - set(state)
         if missing:
             raise WeightsError(
                 f"this is no training state: it lacks {sorted(missing)}",
                 "Point output_dir at the run to resume.",
                 file=self.path,
             )
+        for name, value in self.identity.items():
+            if state["identity"].get(name) != value:
+                raise WeightsError(
+                    f"this state is of a run with {name} {state['identity'].get(name)}, and this run has {value}",
+                    "Resume with the same settings, or give another output folder.",
+                    file=self.path,
+                )
         return state
 
     def finish(self, engine: Engine) -> None:

@@ -62,7 +62,7 @@ class EpochScalars:
 class TensorBoardImageGrid:
     """Writes one picture an epoch: the slice of most label of the first cases, truth above prediction.
 
-    Attach it to an evaluator whose output holds ``image``, and one-hot ``label`` and ``pred``.
+    Attach it to a trainer or an evaluator whose output holds ``image``, and one-hot ``label`` and ``pred``.
 
     Args:
         log_dir: where the event files go.
@@ -75,7 +75,7 @@ class TensorBoardImageGrid:
         self.columns: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
-        """Register with an evaluator."""
+        """Register with a trainer or an evaluator."""
         if self.enabled:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self)
@@ -94,7 +94,9 @@ class TensorBoardImageGrid:
         height = max(column.shape[1] for column in self.columns)
         padded = [torch.nn.functional.pad(c, (1, 1, 0, height - c.shape[1])) for c in self.columns]
         with _writer(self.log_dir) as writer:
-            writer.add_image("truth above prediction", torch.cat(padded, dim=2), engine.state.epoch)
+            writer.add_image(
+                f"{type(engine).__name__}: truth above prediction", torch.cat(padded, dim=2), engine.state.epoch
+            )
         self.columns.clear()
 
 
