@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +30,7 @@ def monai(*words: str | Path, module: tuple[str, ...] = (sys.executable, "-m", "
         text=True,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=tempfile.gettempdir(),
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

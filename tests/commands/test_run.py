@@ -254,6 +254,16 @@ def test_nan_weights_61(
     assert "NaN" in caplog.text
 
 
+def test_a_bundle_for_another_torch_55(
+    run: Callable[..., int], crops: Path, tiny_bundle: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy, _ = broken_copy(tiny_bundle, tmp_path)
+    path = copy / "configs" / "metadata.json"
+    path.write_text(path.read_text().replace('"pytorch_version": "2.13.0"', '"pytorch_version": "9.9.0"'))
+    assert run(crops, bundle=copy) == 1
+    assert "made for torch 9.9.0" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "cause"),
     [

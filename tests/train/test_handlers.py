@@ -7,6 +7,7 @@ from ignite.engine import Engine
 from neurobundle.errors import InputError
 from neurobundle.train import EarlyStop, GradientGuard, ReseedHandler
 from neurobundle.train.handlers import epoch_seed, unwrap
+from neurobundle.train.tensorboard import PIXELS_A_VOXEL, _column
 
 
 def test_seeds_differ_by_epoch_rank_and_run() -> None:
@@ -53,3 +54,14 @@ def test_unwrap() -> None:
     inner = torch.nn.Linear(1, 1)
     assert unwrap(inner) is inner
     assert unwrap(torch.nn.DataParallel(inner)) is inner
+
+
+def test_the_grid_shows_both_structures_with_the_front_at_the_left() -> None:
+    image = torch.rand(1, 4, 6, 5)
+    label = torch.zeros(3, 4, 6, 5)
+    label[1, 2, 4:] = 1
+    column = _column(image, label, torch.zeros_like(label))
+    tinted = (column[0] - column[2])[: column.shape[1] // 2] > 0.2
+    assert column.shape == (3, 2 * 5 * PIXELS_A_VOXEL, 6 * PIXELS_A_VOXEL)
+    assert tinted[:, : 2 * PIXELS_A_VOXEL].all()
+    assert not tinted[:, 2 * PIXELS_A_VOXEL :].any()

@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 #: Cases in the grid: enough to see a pattern, few enough to see them.
 GRID_CASES = 6
+PIXELS_A_VOXEL = 4
 
 
 class EpochScalars:
@@ -101,9 +102,9 @@ class TensorBoardImageGrid:
 
 
 def _column(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> torch.Tensor:
-    """One case as ``(3, 2h, w)`` in [0, 1]: a coronal slice, superior up, with the classes tinted."""
-    j = int(label[1:].sum(dim=(0, 1, 3)).argmax())
-    grey = image[0, :, j].float()
+    """One case as ``(3, 2h, w)`` in [0, 1]: a sagittal slice, superior up, anterior left, with the classes tinted."""
+    i = int(label[1:].sum(dim=(0, 2, 3)).argmax())
+    grey = image[0, i].float()
     low, high = grey.aminmax()
     grey = (grey - low) / (high - low).clamp(min=1e-6)
     tints = torch.tensor([[1.0, 0.3, 0.2], [0.2, 0.6, 1.0], [0.4, 1.0, 0.3]], device=grey.device)
@@ -111,10 +112,11 @@ def _column(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> tor
     for classes in (label, pred):
         rgb = grey.expand(3, -1, -1).clone()
         for index in range(1, classes.shape[0]):
-            mask = classes[index, :, j] > 0.5
+            mask = classes[index, i] > 0.5
             rgb[:, mask] = 0.5 * rgb[:, mask] + 0.5 * tints[(index - 1) % len(tints)][:, None]
-        rows.append(rgb.transpose(1, 2).flip(1))
-    return torch.cat(rows, dim=1).cpu()
+        rows.append(rgb.transpose(1, 2).flip(1, 2))
+    column = torch.cat(rows, dim=1).cpu()
+    return column.repeat_interleave(PIXELS_A_VOXEL, dim=1).repeat_interleave(PIXELS_A_VOXEL, dim=2)
 
 
 def _writer(log_dir: str):  # type: ignore[no-untyped-def]
