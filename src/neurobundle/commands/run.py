@@ -100,6 +100,7 @@ class Run:
         self.overlays = overlays
         self.runner: CaseRunner | None = None
         self.crop_runner: CaseRunner | None = None
+        self.crop_folder = Path()
         self.structures = structures_of(self.bundle_dir)
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
@@ -127,12 +128,14 @@ class Run:
         if self.input_kind == "head" and not self.runner.has("head"):
             raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
         results: list[CaseResult] = []
-        try:
-            for image in progress(list(names)):
-                results.append(self._one(image, names[image]))
-        finally:
-            # What is done is reported, whatever ended the run.
-            self._write(results)
+        with tempfile.TemporaryDirectory(prefix="neurobundle-crops-") as folder:
+            self.crop_folder, self.crop_runner = Path(folder), None
+            try:
+                for image in progress(list(names)):
+                    results.append(self._one(image, names[image]))
+            finally:
+                # What is done is reported, whatever ended the run.
+                self._write(results)
         return RunReport(self.output, results)
 
     def _one(self, image: Path, case: str) -> CaseResult:
@@ -183,7 +186,7 @@ class Run:
         assert self.runner is not None
         try:
             crops = self._crop_runner()
-            head = segment_head(crops, self.runner.part("head"), image, Path(self.crop_folder.name), self.structures)
+            head = segment_head(crops, self.runner.part("head"), image, self.crop_folder, self.structures)
         except PlaceError as error:
             error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
             raise
@@ -194,8 +197,7 @@ class Run:
     def _crop_runner(self) -> CaseRunner:
         """A second copy of the workflow, which writes a head's crops into a folder of their own."""
         if self.crop_runner is None:
-            self.crop_folder = tempfile.TemporaryDirectory(prefix="neurobundle-crops-")
-            settings = {**self.settings, "output_dir": self.crop_folder.name}
+            settings = {**self.settings, "output_dir": str(self.crop_folder)}
             self.crop_runner = CaseRunner(make_plan(self.bundle_dir, "inference", self.overlays, settings))
         return self.crop_runner
 
