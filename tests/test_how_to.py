@@ -3,6 +3,7 @@
 Those that train for hours are read by the command's own parser instead.
 """
 
+import json
 import os
 import re
 import shlex
@@ -76,6 +77,9 @@ def test_split_page(tmp_path: Path, make_pair: Maker) -> None:
     (tmp_path / "people.csv").write_text("\n".join(["case,person", *rows]) + "\n")
     commands = [text.replace("blocks:10", "blocks:1") for text in blocks("docs/how-to/split-your-data.md")]
     run_all(commands, tmp_path)
+    written = json.loads((tmp_path / "datalist.json").read_text())
+    assert {item["fold"] for item in written["training"]} == set(range(5))
+    assert written["test"], "the last command of the page holds out a test set"
 
 
 @pytest.mark.slow
