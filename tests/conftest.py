@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from neurobundle.prepare.register import template_path
+
 # A loaded machine is slow, and a failure that nobody can repeat is no help.
 settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
@@ -39,6 +41,19 @@ def blob(shape: tuple[int, int, int], centre: tuple[float, float, float], radius
     """A ball as a mask."""
     grid = np.indices(shape)
     return sum((axis - c) ** 2 for axis, c in zip(grid, centre, strict=True)) <= radius**2
+
+
+@pytest.fixture
+def template_crop(tmp_path: Path) -> Path:
+    """A file with what a network of hippocampi knows: the left one of the template that nilearn carries."""
+    pytest.importorskip("nilearn")
+    template = nib.load(template_path())
+    middle = nib.affines.apply_affine(np.linalg.inv(template.affine), (-26, -22, -15)).round().astype(int)
+    low = middle - (24, 32, 24)
+    crop = template.slicer[tuple(slice(a, a + n) for a, n in zip(low, (48, 64, 48), strict=True))]
+    path = tmp_path / "template_crop.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(crop.dataobj, np.float32), crop.affine), path)
+    return path
 
 
 @pytest.fixture

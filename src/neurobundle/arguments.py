@@ -89,6 +89,7 @@ def _run(commands: Any) -> None:
     sub.add_argument(
         "--input", dest="input_kind", default="auto", metavar="auto|crop|head", help="what the field of view is (auto)"
     )
+    sub.add_argument("--side", default="left", metavar="left|right", help="which side a crop shows (left)")
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
     _config_options(sub)
 
@@ -114,7 +115,11 @@ def _evaluate(commands: Any) -> None:
     )
     _data_options(sub)
     sub.add_argument("--fold", type=int, default=0, help="whose cases to score (0)")
-    sub.add_argument("--weights", type=Path, help="the bundle's models/fold<K>.pt or model.pt if not given")
+    sub.add_argument(
+        "--weights",
+        type=Path,
+        help="default: models/fold<K>.pt for the bundle's own folds, else model.pt",
+    )
     _config_options(sub)
 
 

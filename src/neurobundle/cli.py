@@ -54,14 +54,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _unexpected(error: BaseException) -> int:
     """One plain line for what nobody foresaw; an error of ours that another library wrapped is unwrapped."""
     cause: BaseException | None = error
+    root = error
     while cause is not None:
+        root = cause
         if isinstance(cause, NeurobundleError):
             logger.error("ERROR %s", cause)
             return int(cause.exit_code)
         cause = cause.__cause__ or cause.__context__
-    text = " ".join(str(error).split())[:300]
-    logger.error("ERROR %s: %s. Run the command again with --debug to see where.", type(error).__name__, text)
-    return int(ExitCode.ENVIRONMENT if isinstance(error, MemoryError | OSError) else ExitCode.USAGE)
+    text = " ".join(str(root).split())[:300].rstrip(".")
+    logger.error("ERROR %s: %s. Check the settings, or run it with --debug to see where.", type(root).__name__, text)
+    return int(ExitCode.ENVIRONMENT if isinstance(root, MemoryError | OSError) else ExitCode.USAGE)
 
 
 class _OneLine(logging.Formatter):
@@ -130,6 +132,7 @@ def _do_run(options: argparse.Namespace) -> int:
         options.name,
         options.output,
         input_kind=options.input_kind,
+        side=options.side,
         overlays=options.config,
         settings=_settings(options),
         pictures=not options.no_pictures,

@@ -50,7 +50,7 @@ class NeurobundleError(Exception):
         'anna anna.nii: it is empty. Copy it again.'
         """
         where = " ".join(part for part in (self.case, self.file) if part)
-        text = f"{self.cause}. {self.way_out}".strip()
+        text = f"{self.cause}{'' if self.cause.endswith('?') else '.'} {self.way_out}".strip()
         return f"{where}: {text}" if where else text
 
     def for_case(self, case: str) -> NeurobundleError:

@@ -66,7 +66,11 @@ def require_writable(folder: Path) -> None:
         EnvironmentFault: if it cannot be.
     """
     probe = folder / ".neurobundle-probe"
-    write_atomic(probe, b"")
+    try:
+        write_atomic(probe, b"")
+    except EnvironmentFault as error:
+        error.file = str(folder)
+        raise
     probe.unlink(missing_ok=True)
 
 
@@ -103,6 +107,8 @@ def _fault(path: Path, error: OSError) -> EnvironmentFault:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return EnvironmentFault("the disk is full", "Free some space and run the command again.", file=path)
     reason = (error.strerror or str(error)).lower()
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        reason = "a file is in the place of a folder"
     return EnvironmentFault(
         f"cannot be written ({reason})", "Choose another output folder with -o, or mend this one.", file=path
     )

@@ -90,6 +90,38 @@ def test_what_cannot_be_a_hippocampus_is_refused_with_a_picture(
     assert "hippocamp" in caplog.text
 
 
+def run(tmp_path: Path, image: Path, *options: str) -> int:
+    return main(
+        ["run", "hippocampus_segmentation", "-i", str(image), "-o", str(tmp_path / "out"), "--device", "cpu", *options]
+    )
+
+
+def test_a_crop_of_a_right_one_is_mirrored_in_and_back(template_crop: Path, tmp_path: Path) -> None:
+    """The mirror image of a left crop, said to be a right one, gives the mirror image of the left one's labels."""
+    crop = nib.load(template_crop)
+    mirrored = tmp_path / "mirrored.nii.gz"
+    nib.save(nib.Nifti1Image(np.asarray(crop.dataobj)[::-1], crop.affine), mirrored)
+    assert run(tmp_path, template_crop) == 0
+    assert run(tmp_path, mirrored, "--side", "right") == 0
+    left, right = (
+        np.asarray(nib.load(tmp_path / "out" / f"{case}_seg.nii.gz").dataobj) for case in ("template_crop", "mirrored")
+    )
+    assert np.array_equal(right, left[::-1])
+
+
+def test_a_crop_of_something_else_is_refused_with_a_picture(
+    template_crop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    crop = nib.load(template_crop)
+    noise = np.random.default_rng(0).uniform(1, 2, crop.shape).astype(np.float32)
+    for name, array in (("noise", noise), ("reversed", np.asarray(crop.dataobj)[:, ::-1])):
+        nib.save(nib.Nifti1Image(array, crop.affine), tmp_path / f"{name}.nii.gz")
+        assert run(tmp_path, tmp_path / f"{name}.nii.gz") == 4
+        assert (tmp_path / "out" / f"{name}_refused.png").exists()
+        assert not (tmp_path / "out" / f"{name}_seg.nii.gz").exists()
+    assert "is no hippocampus" in caplog.text
+
+
 def test_the_template_head(tmp_path: Path) -> None:
     """The demo's own numbers: both sides, where an atlas has them."""
     pytest.importorskip("nilearn")

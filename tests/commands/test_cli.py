@@ -161,3 +161,35 @@ def test_printed_values_are_read_back_as_they_were(capsys: pytest.CaptureFixture
     shown = shlex.split(capsys.readouterr().out)
     assert shown[shown.index("--amp") + 1] == "False"
     assert shown[shown.index("--max_cases") + 1] == "None"
+
+
+def test_a_second_training_does_not_overwrite_the_first(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    words = ["train", "hippocampus_segmentation", "--data", str(data), "-o", str(tmp_path / "out"), *TINY_WORDS]
+    assert main(words) == 0
+    assert main(words) == 1
+    assert "holds a training already" in caplog.text
+    assert main([*words, "--config", "resume"]) == 0
+
+
+def test_an_evaluation_names_its_weights(
+    tmp_path: Path, make_pair: Maker, tiny_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And warns where they may have seen the cases."""
+    data = small_datalist(tmp_path, make_pair)
+    words = ["evaluate", str(tiny_bundle), "--data", str(data), "-o", str(tmp_path / "e"), *TINY_WORDS]
+    assert main(words) == 0
+    assert "may have been trained on these cases" in caplog.text
+    assert json.loads((tmp_path / "e" / "summary.json").read_text())["weights"]["file"] == "model.pt"
+
+
+def test_a_value_of_the_wrong_kind_says_what_was_wrong(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    words = ["train", "hippocampus_segmentation", "--data", str(data), "-o", str(tmp_path / "out"), *TINY_WORDS]
+    assert main([*words, "learning_rate=-1"]) == 1
+    assert "Invalid learning rate: -1" in caplog.text
+    assert "_mode_" not in caplog.records[-1].getMessage()

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from neurobundle.postprocess.plausible import why_implausible
+from neurobundle.postprocess.plausible import HippocampusCheck
+
+
+def why_implausible(labels: np.ndarray, affine: np.ndarray) -> list[str]:
+    return HippocampusCheck().causes(labels, affine, centred=True)
 
 
 def crop(front: int = 35, back: int = 25, low: int = 18, high: int = 24, side: int = 10, left: int = 19) -> np.ndarray:
@@ -34,3 +38,7 @@ def test_what_cannot_be_one_is_named(labels: np.ndarray, cause: str) -> None:
 
 def test_millilitres_depend_on_the_voxels() -> None:
     assert "8.00 ml" in why_implausible(crop(), 2 * np.eye(4))[0]
+
+
+def test_a_crop_that_nobody_centred_may_show_it_anywhere() -> None:
+    assert HippocampusCheck().causes(crop(left=2), np.eye(4)) == []

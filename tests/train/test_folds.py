@@ -228,7 +228,7 @@ def test_what_it_says() -> None:
     split = deal([f"a_{n}" for n in range(12)], 2, "blocks:4")
     assert describe(split, dropped=2) == (
         "12 cases in 3 groups (blocks:4) dealt to 2 folds with 8, 4 cases (seed 0). "
-        "No subject and no file content stands on two sides. 2 left out, each named above."
+        "No group and no file content stands on two sides. 2 left out, each named above."
     )
 
 

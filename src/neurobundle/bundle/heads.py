@@ -16,7 +16,6 @@ import numpy as np
 
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.load.scan import read_scan
-from neurobundle.postprocess.plausible import why_implausible
 from neurobundle.prepare.locate import HEAD_LABELS, Place, PlaceError, TemplateLocator, crop_to, paste_back
 
 
@@ -49,13 +48,15 @@ def segment_head(
     head = read_scan(image)
     labels = None
     names: dict[int, str] = {}
+    plausible = runner.has("plausible")
     places = locator.locate(head.data, head.affine)
     for place in places:
         crop = folder / f"{place.side}.nii.gz"
         nib.save(nib.Nifti1Image(crop_to(head.data, head.affine, place), place.affine), crop)
         runner.predict(crop, place.side)
         found = read_scan(folder / f"{place.side}_seg.nii.gz").data
-        causes = why_implausible(found[::-1] if place.mirrored else found, place.affine)
+        unmirrored = found[::-1] if place.mirrored else found
+        causes = runner.part("plausible").causes(unmirrored, place.affine, centred=True) if plausible else []
         if causes:
             raise PlaceError(f"what was found is not the {place.side} hippocampus: {'; '.join(causes)}", places)
         labels = paste_back(found, place, head.data.shape, head.affine, onto=labels)

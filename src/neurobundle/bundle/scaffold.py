@@ -30,8 +30,8 @@ _RESET_TEXTS = {
 }
 _DROPPED_FIELDS = ("eval_metrics", "references", "image_classes", "label_classes", "pred_classes")
 
-#: Top-level ids of a config that belong to the old bundle's structure alone (finding it in a whole head).
-_DROPPED_IDS = ("head",)
+#: Top-level ids of a config that belong to the old bundle's structure alone: finding it in a head, and its looks.
+_DROPPED_IDS = ("head", "plausible")
 
 _CARD = """\
 # {name}

@@ -80,7 +80,7 @@ class Plan:
         known = {**dict.fromkeys(SHARED_IDS + TRAIN_IDS), **own}
         for overlay in self.overlays:
             refuse_unknown(known, read_config(overlay), overlay)
-        refuse_unknown(ConfigParser.load_config_files(files), self.settings)
+        refuse_unknown(ConfigParser.load_config_files(files), self.settings, self.config_files[0])
         return ConfigWorkflow(
             config_file=files,
             meta_file=str(Path(self.bundle_dir) / "configs" / "metadata.json"),
@@ -137,7 +137,7 @@ def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any], file:
     """
     problems = unknown_overrides(config, settings)
     if problems:
-        raise SettingError("; ".join(problems), "See the ids at the top of the bundle's configs.", file=file)
+        raise SettingError("; ".join(problems), "The file's top lists the ids to set.", file=file)
 
 
 def _refuse_old_packages(bundle_dir: Path) -> None:

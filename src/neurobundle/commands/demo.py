@@ -17,7 +17,6 @@ from neurobundle.load.scan import read_scan
 from neurobundle.prepare.register import template_path
 
 BUNDLE = "hippocampus_segmentation"
-CASE_FILE = "template.nii.gz"
 
 #: What the template is, and its copyright line, as its authors ask for.
 NOTICE = (
@@ -27,7 +26,8 @@ NOTICE = (
 )
 MEANING = (
     "This head is the average of many people, brain-extracted and made exactly symmetric. It shows that the pipeline "
-    "runs and where its results lie; it shows nothing about accuracy, and its volumes are nobody's. Not for diagnosis."
+    "runs and where its results lie; it shows nothing about accuracy, and its volumes are nobody's. The "
+    "sides differ by the part of a voxel that the registration leaves. Not for diagnosis."
 )
 
 

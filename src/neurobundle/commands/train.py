@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from neurobundle.bundle.find import find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.errors import InputError, NeurobundleError, WeightsError
-from neurobundle.files import require_writable
+from neurobundle.errors import InputError, NeurobundleError, SettingError, WeightsError
+from neurobundle.files import require_writable, write_json
 from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.labels import check_pair
 from neurobundle.measure.report import read_scores, write_scores
 from neurobundle.measure.segmentation import failed_case
+from neurobundle.networks.manifest import sha256_of
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -108,8 +110,15 @@ def run_plan(plan: Plan) -> None:
     Args:
         plan: of kind ``train`` or ``evaluate``.
     """
-    require_writable(Path(plan.settings["output_dir"]))
+    output = Path(plan.settings["output_dir"])
+    require_writable(output)
     workflow = plan.workflow()
+    if plan.kind == "train" and (output / "last.pt").exists() and not workflow.parser["resume"]:
+        raise SettingError(
+            "this folder holds a training already",
+            "Go on with --set resume=true, or give another output folder.",
+            file=output,
+        )
     workflow.initialize()
     if sys.stderr.isatty():
         engine = "train::trainer" if plan.kind == "train" else "validate::evaluator"
@@ -162,6 +171,9 @@ def evaluate(plan: Plan) -> dict[str, bool]:
         run_plan(Plan(plan.bundle_dir, plan.kind, plan.overlays, {**settings, "validate::dataset::data": good}))
     if bad:
         _add_failed(output, structures_of(plan.bundle_dir), items, list(bad))
+    weights, summary = Path(settings["weights"]), output / "summary.json"
+    said = {"weights": {"file": weights.name, "sha256": sha256_of(weights)}}
+    write_json(summary, {**said, **json.loads(summary.read_text())})
     return {str(item["case"]): item["case"] not in bad for item in items}
 
 
@@ -190,6 +202,10 @@ def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
     of_fold, own = bundle_dir / "models" / f"fold{fold}.pt", bundle_dir / "configs" / "datalist.json"
     if of_fold.exists() and own.exists() and _folds(own) == _folds(data):
         return of_fold
+    logger.warning(
+        "WARNING scoring models/model.pt: it may have been trained on these cases, and then the score is not out of "
+        "fold. Name other weights with --weights."
+    )
     return bundle_dir / "models" / "model.pt"
 
 

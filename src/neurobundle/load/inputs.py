@@ -32,6 +32,8 @@ def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> li
     places = [Path(item) for item in inputs]
     for place in places:
         found += sorted(_images_below(place, without)) if place.is_dir() else [place]
+    if not any(place.exists() for place in places):
+        raise NoInputError("there is no such file or folder", "Check the path.", file=", ".join(map(str, places)))
     if not any(path.exists() for path in found):
         names = ", ".join(map(str, places)) or "nothing"
         raise NoInputError(f"{names} holds no NIfTI file (.nii, .nii.gz)", "Point -i at a scan or a folder of scans.")

@@ -7,6 +7,8 @@ the posterior part, or if the whole does not lie where the template has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -21,30 +23,48 @@ PART_ML = (0.5, 5.2)
 MIDDLE_MM = 12.0
 
 
-def why_implausible(labels: npt.NDArray[np.integer], affine: npt.ArrayLike) -> list[str]:
-    """What speaks against a label map of one crop; empty if nothing does.
+class HippocampusCheck:
+    """What speaks against a labelled crop. A bundle's ``inference.yaml`` names it as ``plausible``.
 
     Args:
-        labels: ``(i, j, k)`` in the order right, anterior, superior, unmirrored: 0, anterior 1, posterior 2.
-        affine: 4 x 4, the crop's voxel index to millimetres; the crop's middle is where the template has it.
-
-    Returns:
-        Causes, each a clause without a final full stop.
+        part_ml: the least and the most of each part, millilitres.
+        middle_mm: how far the whole may lie from the middle of a crop that was cut about it.
     """
-    ml = geometry.voxel_volume_mm3(affine) / 1000
-    causes = []
-    for name, value in (("anterior", ANTERIOR), ("posterior", POSTERIOR)):
-        volume = np.count_nonzero(labels == value) * ml
-        if not PART_ML[0] <= volume <= PART_ML[1]:
-            causes.append(f"its {name} part would have {volume:.2f} ml, outside {PART_ML[0]:g} to {PART_ML[1]:g}")
-    if causes:
+
+    def __init__(self, part_ml: Sequence[float] = PART_ML, middle_mm: float = MIDDLE_MM) -> None:
+        self.least_ml, self.most_ml = part_ml
+        self.middle_mm = middle_mm
+
+    def causes(self, labels: npt.NDArray[np.integer], affine: npt.ArrayLike, centred: bool = False) -> list[str]:
+        """What speaks against a label map of one crop; empty if nothing does.
+
+        Args:
+            labels: ``(i, j, k)`` in the order right, anterior, superior, unmirrored: 0, anterior 1, posterior 2.
+            affine: 4 x 4, the crop's voxel index to millimetres.
+            centred: whether the crop was cut about where a hippocampus should be.
+
+        Returns:
+            Causes, each a clause without a final full stop.
+        """
+        ml = geometry.voxel_volume_mm3(affine) / 1000
+        causes = []
+        for name, value in (("anterior", ANTERIOR), ("posterior", POSTERIOR)):
+            volume = np.count_nonzero(labels == value) * ml
+            if not self.least_ml <= volume <= self.most_ml:
+                causes.append(
+                    f"its {name} part would have {volume:.2f} ml, outside {self.least_ml:g} to {self.most_ml:g}"
+                )
+        return causes or self._misplaced(labels, geometry.voxel_sizes_mm(affine), centred)
+
+    def _misplaced(self, labels: npt.NDArray[np.integer], sizes_mm: geometry.Array, centred: bool) -> list[str]:
+        causes = []
+        front, back = (np.argwhere(labels == value).mean(axis=0) * sizes_mm for value in (ANTERIOR, POSTERIOR))
+        if front[1] <= back[1] or front[2] >= back[2]:
+            causes.append("its anterior part would not lie in front of and below its posterior part")
+        middle = np.argwhere(labels > 0).mean(axis=0) - (np.asarray(labels.shape) - 1) / 2
+        distance_mm = float(np.linalg.norm(middle * sizes_mm))
+        if centred and distance_mm > self.middle_mm:
+            causes.append(
+                f"it would lie {distance_mm:.0f} mm from where the template has it, beyond {self.middle_mm:g} mm"
+            )
         return causes
-    sizes_mm = geometry.voxel_sizes_mm(affine)
-    front, back = (np.argwhere(labels == value).mean(axis=0) * sizes_mm for value in (ANTERIOR, POSTERIOR))
-    if front[1] <= back[1] or front[2] >= back[2]:
-        causes.append("its anterior part would not lie in front of and below its posterior part")
-    middle = np.argwhere(labels > 0).mean(axis=0) - (np.asarray(labels.shape) - 1) / 2
-    distance_mm = float(np.linalg.norm(middle * sizes_mm))
-    if distance_mm > MIDDLE_MM:
-        causes.append(f"it would lie {distance_mm:.0f} mm from where the template has it, beyond {MIDDLE_MM:g} mm")
-    return causes

@@ -215,7 +215,7 @@ def describe(split: Split, dropped: int = 0) -> str:
         said.append(f"{len(split.test)} cases in {held} groups held out as test set.")
     if split.merged:
         said.append(f"Merged because of shared content or subject: {'; '.join(' + '.join(m) for m in split.merged)}.")
-    said.append("No subject and no file content stands on two sides.")
+    said.append("No group and no file content stands on two sides.")
     if dropped:
         said.append(f"{dropped} left out, each named above.")
     return " ".join(said)
