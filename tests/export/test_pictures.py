@@ -33,6 +33,14 @@ def test_orientation_of_the_file_does_not_show() -> None:
     assert png_bytes(three_planes(las)) == png_bytes(three_planes(ras))
 
 
+def test_the_legend_names_what_is_there_in_its_colour() -> None:
+    plain, named = (three_planes(a_view(), legend=legend) for legend in (None, {1: "front", 2: "back"}))
+    line = np.asarray(named.crop((0, 0, named.width, named.height - plain.height)))
+    red_over_blue = line[..., 0].astype(int) - line[..., 2]
+    assert red_over_blue.max() > 100, "orange: front"
+    assert red_over_blue.min() > -100, "no blue: back is not in the picture"
+
+
 def test_a_picture_without_labels_is_drawn_too(tmp_path: Path) -> None:
     view = View.of(np.zeros((4, 5, 6)), np.zeros((4, 5, 6)), np.eye(4))
     with Image.open(save_png(tmp_path / "a.png", three_planes(view, title="empty"))) as picture:

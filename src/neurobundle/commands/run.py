@@ -256,9 +256,9 @@ class Run:
         }
         if self.pictures:
             view = View.of(source.data, labels, written.affine)
-            rows = [three_planes(view, title=result.case)]
+            rows = [three_planes(view, result.case, legend=structures)]
             if result.input == "head":
-                rows += [three_planes(part) for part in close_ups(view)]
+                rows += [three_planes(part, legend=structures) for part in close_ups(view)]
             save_png(self.output / f"{result.case}.png", stack(rows))
 
     def _write(self, results: Sequence[CaseResult]) -> None:

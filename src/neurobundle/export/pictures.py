@@ -7,7 +7,7 @@ superior are up; a sagittal slice looks to the left of the picture. Letters at t
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,8 +26,12 @@ PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 AXIS: dict[Plane, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 LETTERS: dict[Plane, str] = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
+Colour = tuple[int, int, int]
+
 #: Outline colours by label value, told apart by people who cannot tell red from green (Okabe & Ito 2008).
-COLOURS: tuple[tuple[int, int, int], ...] = ((230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115))
+COLOURS: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (204, 121, 167), (0, 158, 115))
+
+WHITE: Colour = (255, 255, 255)
 
 #: Pixels of a panel's longer side.
 PANEL_PIXELS = 320
@@ -90,18 +94,23 @@ def _middle(indices: np.ndarray) -> int:
     return middle if (indices == middle).any() else int(np.bincount(indices).argmax())
 
 
-def three_planes(view: View, title: str = "", at: Sequence[int] | None = None) -> Image.Image:
+def three_planes(
+    view: View, title: str = "", at: Sequence[int] | None = None, legend: Mapping[int, str] | None = None
+) -> Image.Image:
     """Axial, coronal and sagittal slices side by side, outlines over the image.
 
     Args:
         view: what to show.
         title: a line above the panels.
         at: the RAS+ voxel that the planes go through; the structures' centre if None.
+        legend: names of label values, written in their colours; those that the view does not have are left out.
     """
     point = tuple(at) if at is not None else view.centre()
     low, high = np.percentile(view.image, WINDOW_PERCENTILES)
     panels = [_panel(view, plane, point[AXIS[plane]], float(low), float(high)) for plane in PLANES]
-    return _row(panels, title)
+    present = set(np.unique(view.labels).tolist())
+    words = [(name, _colour(value)) for value, name in (legend or {}).items() if value in present]
+    return _row(panels, [(title, WHITE), *words] if title else words)
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
@@ -154,8 +163,12 @@ def _outline(picture: Image.Image, labels: np.ndarray) -> None:
     for value in np.unique(shown[shown > 0]):
         mask = shown == value
         edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
-        pixels[edge] = COLOURS[(int(value) - 1) % len(COLOURS)]
+        pixels[edge] = _colour(int(value))
     picture.paste(Image.fromarray(pixels))
+
+
+def _colour(value: int) -> Colour:
+    return COLOURS[(value - 1) % len(COLOURS)]
 
 
 def _letters(canvas: Image.Image, letters: str) -> None:
@@ -166,11 +179,13 @@ def _letters(canvas: Image.Image, letters: str) -> None:
         draw.text((x, y), letter, fill=(255, 255, 255), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
 
 
-def _row(panels: Sequence[Image.Image], title: str) -> Image.Image:
-    top = 22 if title else 0
+def _row(panels: Sequence[Image.Image], words: Sequence[tuple[str, Colour]]) -> Image.Image:
+    top = 22 if words else 0
     sheet = Image.new("RGB", (PANEL_PIXELS * len(panels), PANEL_PIXELS + top))
     for n, panel in enumerate(panels):
         sheet.paste(panel, (n * PANEL_PIXELS, top))
-    if title:
-        ImageDraw.Draw(sheet).text((6, 5), title, fill=(255, 255, 255))
+    draw, left = ImageDraw.Draw(sheet), 6.0
+    for word, colour in words:
+        draw.text((left, 5), word, fill=colour)
+        left += draw.textlength(word) + 18
     return sheet
