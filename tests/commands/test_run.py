@@ -165,6 +165,14 @@ def test_results_are_not_taken_for_input(run: Callable[..., int], crops: Path, t
     assert not list((tmp_path / "out").glob("*_seg_seg.nii.gz"))
 
 
+def test_results_may_go_beside_their_images(run: Callable[..., int], crops: Path, tiny_bundle: Path) -> None:
+    words = ["run", str(tiny_bundle), "-i", str(crops), "-o", str(crops), "--no-pictures", "--device", "cpu"]
+    assert main(words) == 0
+    assert main(words) == 0
+    names = {path.name for path in crops.glob("*.nii.gz")}
+    assert names == {"anna.nii.gz", "anna_seg.nii.gz", "otto.nii.gz", "otto_seg.nii.gz"}
+
+
 def test_a_failed_start_leaves_the_last_report(run: Callable[..., int], crops: Path, tmp_path: Path) -> None:
     assert run(crops) == 0
     before = (tmp_path / "out" / "report.json").read_bytes()

@@ -14,6 +14,9 @@ from neurobundle.load.datalist import read_datalist
 from neurobundle.load.names import unique_case_names
 from neurobundle.types import NIFTI_SUFFIXES
 
+#: What a run puts between the case's name and ``.nii.gz``.
+LABEL_MAP_SUFFIX = "_seg"
+
 
 def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> list[Path]:
     """All NIfTI files that the inputs name or hold, in the order of the inputs, each folder's sorted by name.
@@ -41,15 +44,24 @@ def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> li
 
 
 def _images_below(folder: Path, without: Path | None) -> list[Path]:
-    skipped = without.resolve() if without is not None else None
     return [
         path
         for path in folder.rglob("*")
         if path.name.lower().endswith(NIFTI_SUFFIXES)
-        and (skipped is None or skipped not in path.resolve().parents)
         and path.is_file()
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not (without is not None and _is_result(path, folder.resolve(), without.resolve()))
     ]
+
+
+def _is_result(path: Path, folder: Path, output: Path) -> bool:
+    """Whether a file below a folder is what an earlier run wrote into its output folder.
+
+    Where results go beside their images, only the label maps' own name tells them apart.
+    """
+    if output == folder or output in folder.parents:
+        return path.name.endswith(f"{LABEL_MAP_SUFFIX}.nii.gz")
+    return output in path.resolve().parents
 
 
 def inference_items(
