@@ -125,6 +125,14 @@ def test_a_bad_case_counts_as_missed_and_the_others_are_scored(
     summary = json.loads(capsys.readouterr().out)
     assert summary["structures"]["anterior"]["n_failed"] == 1
     assert summary["n_cases"] == 2
+    assert float(rows[-1][3]) == pytest.approx(np.sqrt(20**2 + 24**2 + 20**2), abs=1e-4), "the image's diagonal"
+
+
+def test_smoke_evaluates_two_cases(tmp_path: Path, make_pair: Maker, tiny_bundle: Path) -> None:
+    data = small_datalist(tmp_path, make_pair, cases=6)
+    words = ["evaluate", str(tiny_bundle), "--data", str(data), "-o", str(tmp_path / "e"), "--config", "smoke"]
+    assert main([*words, "--device", "cpu", "--set", "window=[16,16,16]"]) == 0
+    assert len((tmp_path / "e" / "per_case.csv").read_text().splitlines()) == 1 + 2 * 2
 
 
 def test_an_evaluation_is_on_the_native_grid(tmp_path: Path, make_pair: Maker, tiny_bundle: Path) -> None:

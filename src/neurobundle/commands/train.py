@@ -14,10 +14,12 @@ from neurobundle.bundle.find import find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import InputError, NeurobundleError, SettingError, WeightsError
 from neurobundle.files import require_writable, write_json
+from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.labels import check_pair
+from neurobundle.load.scan import read_scan
 from neurobundle.measure.report import read_scores, write_scores
-from neurobundle.measure.segmentation import failed_case
+from neurobundle.measure.segmentation import diagonal_mm, failed_case
 from neurobundle.networks.manifest import sha256_of
 
 if TYPE_CHECKING:
@@ -167,7 +169,9 @@ def evaluate(plan: Plan) -> dict[str, bool]:
     good, bad = _check(bundle, items[: settings.get("max_cases") or None])
     for error in bad.values():
         logger.error("ERROR %s", error)
-    if good:
+    if not bad:
+        run_plan(plan)
+    elif good:
         run_plan(Plan(plan.bundle_dir, plan.kind, plan.overlays, {**settings, "validate::dataset::data": good}))
     if bad:
         _add_failed(output, structures_of(plan.bundle_dir), items, list(bad))
@@ -192,10 +196,19 @@ def _check(bundle: str, items: Sequence[Item]) -> tuple[list[Item], dict[str, Ne
 def _add_failed(output: Path, structures: Mapping[int, str], items: Sequence[Item], failed: Sequence[str]) -> None:
     table = output / "per_case.csv"
     scores = read_scores(table) if table.exists() else []
-    worst_mm = max((score.hd95_mm for score in scores), default=math.nan)
+    diagonals = {str(item["case"]): _diagonal_mm(Path(str(item["label"]))) for item in items}
+    largest_mm = max((mm for mm in diagonals.values() if mm is not None), default=math.nan)
     for case in failed:
-        scores += failed_case(case, structures, worst_mm)
+        scores += failed_case(case, structures, diagonals[case] or largest_mm)
     write_scores(output, scores, {str(item["case"]): str(item["subject"]) for item in items})
+
+
+def _diagonal_mm(label: Path) -> float | None:
+    try:
+        scan = read_scan(label)
+    except NeurobundleError:
+        return None
+    return diagonal_mm(scan.data.shape, voxel_sizes_mm(scan.affine).tolist())
 
 
 def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
