@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.arguments import parser
-from neurobundle.errors import ExitCode, NeurobundleError, exit_code
+from neurobundle.errors import ExitCode, NeurobundleError, causes_of, exit_code, ours_in
 
 logger = logging.getLogger("neurobundle")
 
@@ -53,14 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """One plain line for what nobody foresaw; an error of ours that another library wrapped is unwrapped."""
-    cause: BaseException | None = error
-    root = error
-    while cause is not None:
-        root = cause
-        if isinstance(cause, NeurobundleError):
-            logger.error("ERROR %s", cause)
-            return int(cause.exit_code)
-        cause = cause.__cause__ or cause.__context__
+    ours, root = ours_in(error), causes_of(error)[-1]
+    if ours is not None:
+        logger.error("ERROR %s", ours)
+        return int(ours.exit_code)
     text = " ".join(str(root).split())[:300].rstrip(".")
     logger.error("ERROR %s: %s. Check the settings, or run it with --debug to see where.", type(root).__name__, text)
     return int(ExitCode.ENVIRONMENT if isinstance(root, MemoryError | OSError) else ExitCode.USAGE)

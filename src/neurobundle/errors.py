@@ -103,6 +103,21 @@ def exit_code(passed: Iterable[bool]) -> ExitCode:
     return ExitCode.SOME_FAILED if any(outcomes) else ExitCode.ALL_FAILED
 
 
+def causes_of(error: BaseException) -> list[BaseException]:
+    """An exception and what it was raised from, outermost first."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain
+
+
+def ours_in(error: BaseException) -> NeurobundleError | None:
+    """The error of ours that another library wrapped, if there is one."""
+    return next((cause for cause in causes_of(error) if isinstance(cause, NeurobundleError)), None)
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """``; did you mean 'x'?`` for the known word nearest to ``word``, or an empty string.
 

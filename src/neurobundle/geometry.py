@@ -108,23 +108,6 @@ def same_grid(
     return bool(np.sqrt((apart**2).sum(axis=1)).max() <= tolerance_mm)
 
 
-def axis_codes(affine: npt.ArrayLike) -> str:
-    """The direction in which each voxel axis grows, as three letters.
-
-    An oblique axis has the letter of the world axis that it is nearest to, each letter pair used once, as nibabel
-    does it: the pairing with the largest product of cosines.
-
-    >>> axis_codes(np.diag([-1, 1, 2.5, 1]))
-    'LAS'
-    """
-    cosines = np.asarray(affine, float)[:3, :3] / voxel_sizes_mm(affine)
-    worlds = max(
-        ((a, b, c) for a, b, c in product(range(3), repeat=3) if {a, b, c} == {0, 1, 2}),
-        key=lambda order: float(np.prod([abs(cosines[world, axis]) + 1e-9 for axis, world in enumerate(order)])),
-    )
-    return "".join("LPI"[w] if cosines[w, axis] < 0 else "RAS"[w] for axis, w in enumerate(worlds))
-
-
 def rotation_of(matrix: npt.ArrayLike) -> Array:
     """The rotation nearest to the linear part of a matrix (its polar factor), (3, 3), determinant +1.
 

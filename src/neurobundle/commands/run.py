@@ -18,7 +18,15 @@ from neurobundle.bundle.find import find_bundle, info, structures_of
 from neurobundle.bundle.heads import segment_head
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.errors import EnvironmentFault, ExitCode, InputError, NeurobundleError, SettingError, exit_code
+from neurobundle.errors import (
+    EnvironmentFault,
+    ExitCode,
+    InputError,
+    NeurobundleError,
+    SettingError,
+    exit_code,
+    ours_in,
+)
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.export.tables import write_csv
@@ -106,8 +114,7 @@ class Run:
         self.settings = {**(settings or {}), "output_dir": str(output)}
         self.overlays = overlays
         self.runner: CaseRunner | None = None
-        self.crop_runner: CaseRunner | None = None
-        self.crop_folder = Path()
+        self.work = Path()
         self.structures = structures_of(self.bundle_dir)
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
@@ -131,12 +138,9 @@ class Run:
         """
         names = unique_case_names(find_images(inputs, without=self.output))
         require_writable(self.output)
-        self.runner = CaseRunner(self.plan())
-        if self.input_kind == "head" and not self.runner.has("head"):
-            raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
         results: list[CaseResult] = []
-        with tempfile.TemporaryDirectory(prefix="neurobundle-crops-") as folder:
-            self.crop_folder, self.crop_runner = Path(folder), None
+        with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
+            self._build(Path(folder))
             try:
                 for image in progress(list(names)):
                     results.append(self._one(image, names[image]))
@@ -144,6 +148,13 @@ class Run:
                 # What is done is reported, whatever ended the run.
                 self._write(results)
         return RunReport(self.output, results)
+
+    def _build(self, work: Path) -> None:
+        """Build the workflow; it writes into a folder of its own, and what is believed goes on to the output folder."""
+        settings = {**self.settings, "output_dir": str(work)}
+        self.work, self.runner = work, CaseRunner(make_plan(self.bundle_dir, "inference", self.overlays, settings))
+        if self.input_kind == "head" and not self.runner.has("head"):
+            raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
 
     def _one(self, image: Path, case: str) -> CaseResult:
         result = CaseResult(case=case, file=str(image))
@@ -184,24 +195,21 @@ class Run:
     def _segment_crop(self, scan: Scan, image: Path, result: CaseResult, target: Path) -> None:
         assert self.runner is not None
         if self.side == "right":
-            crops = self._crop_runner()
-            flipped = self.crop_folder / f"{result.case}.nii.gz"
-            nib.save(nib.Nifti1Image(_mirrored(scan.data, scan.affine), scan.affine), flipped)
-            crops.predict(flipped, result.case)
-            found = read_scan(self.crop_folder / target.name).data
-            save_label_map(target, _mirrored(found, scan.affine), scan.affine)
-        else:
-            self.runner.predict(image, result.case)
+            image = self.work / f"{result.case}.nii.gz"
+            nib.save(nib.Nifti1Image(_mirrored(scan.data, scan.affine), scan.affine), image)
+        self.runner.predict(image, result.case)
+        found = read_scan(self.work / target.name)
+        if self.side == "right":
+            found = Scan(_mirrored(found.data, found.affine), found.affine)
         if self.runner.has("plausible"):
-            self._refuse_implausible(scan, target, result)
+            self._refuse_implausible(scan, found, result)
+        save_label_map(target, found.data, found.affine)
 
-    def _refuse_implausible(self, scan: Scan, target: Path, result: CaseResult) -> None:
+    def _refuse_implausible(self, scan: Scan, found: Scan, result: CaseResult) -> None:
         assert self.runner is not None
-        found = read_scan(target)
         upright = nib.as_closest_canonical(nib.Nifti1Image(found.data, found.affine))
         causes = self.runner.part("plausible").causes(np.asarray(upright.dataobj), upright.affine)
         if causes:
-            target.unlink()
             view = View.of(scan.data, found.data, scan.affine)
             drawn = three_planes(view, f"{result.case}: refused")
             picture = save_png(self.output / f"{result.case}_refused.png", drawn)
@@ -222,21 +230,13 @@ class Run:
     def _segment_head(self, image: Path, result: CaseResult, target: Path) -> dict[int, str]:
         assert self.runner is not None
         try:
-            crops = self._crop_runner()
-            head = segment_head(crops, self.runner.part("head"), image, self.crop_folder, self.structures)
+            head = segment_head(self.runner, self.runner.part("head"), image, self.work, self.structures)
         except PlaceError as error:
             error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
             raise
         save_label_map(target, head.labels, head.affine)
         result.places = head.places
         return head.structures
-
-    def _crop_runner(self) -> CaseRunner:
-        """A second copy of the workflow, which writes a head's crops into a folder of their own."""
-        if self.crop_runner is None:
-            settings = {**self.settings, "output_dir": str(self.crop_folder)}
-            self.crop_runner = CaseRunner(make_plan(self.bundle_dir, "inference", self.overlays, settings))
-        return self.crop_runner
 
     def _draw_places(self, image: Path, error: PlaceError, case: str) -> Path:
         scan = read_scan(image)
@@ -298,11 +298,9 @@ def close_ups(view: View) -> list[View]:
 
 def understood(error: Exception, case: str, file: Path) -> NeurobundleError:
     """An exception of another library as an error of ours; our own cause, if there is one, wins."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, NeurobundleError):
-            return cause.for_case(case)
-        cause = cause.__cause__ or cause.__context__
+    ours = ours_in(error)
+    if ours is not None:
+        return ours.for_case(case)
     text = " ".join(str(error).split()) or type(error).__name__
     return InputError(
         f"cannot be processed ({text[:200]})", "Run it again with --debug to see where.", case=case, file=file
