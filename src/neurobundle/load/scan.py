@@ -18,10 +18,16 @@ class Scan(NamedTuple):
     Attributes:
         data: ``(i, j, k)``, in the file's own type.
         affine: 4 x 4, voxel index to RAS+ millimetres.
+        warnings: what the gate said of it without refusing it.
+        form_code: NIfTI code of its coordinate system; what is written from it gets the same.
+        units: the unit of length of its file, ``mm``, ``um`` or ``m``; the affine is in millimetres whatever it is.
     """
 
     data: npt.NDArray[Any]
     affine: npt.NDArray[np.float64]
+    warnings: tuple[str, ...] = ()
+    form_code: int = 1
+    units: str = "mm"
 
 
 def read_scan(path: Path) -> Scan:
