@@ -80,13 +80,13 @@ def test_the_bad_are_named_and_the_others_done(data: Path, tmp_path: Path, caplo
     said = {entry["case"]: entry["error"] for entry in report["failed"]}
     assert sorted(said) == ["case_1", "case_2", "case_3", "case_4", "case_9"]
     assert "labels {7} not in {0..2}" in said["case_1"]
-    assert "cannot be read" in said["case_2"]
+    assert "truncated" in said["case_2"]
     assert "the label has shape (34, 50, 36)" in said["case_3"]
     assert "image without a label" in said["case_4"]
     assert "label without an image" in said["case_9"]
     lines = errors(caplog)
     assert len(lines) == 5
-    assert f"ERROR case_2 {data / 'images/case_2.nii.gz'}: it cannot be read" in " ".join(lines)
+    assert f"ERROR case_2 {data / 'images/case_2.nii.gz'}: it is truncated" in " ".join(lines)
     assert all(line.startswith("ERROR case_") and "\n" not in line for line in lines)
     assert [row["passed"] for row in report["cases"]] == [True] * 2 + [False] * 5
     assert "5 left out" in report["description"]

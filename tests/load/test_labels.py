@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import gzip
-import struct
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -52,113 +49,36 @@ def test_an_empty_label_map_has_no_hash(image: Path, tmp_path: Path) -> None:
     assert check_pair(image, save(tmp_path / "e.nii", LABEL * 0)).label_hash is None
 
 
-@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
-@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
-def test_both_kinds_of_nifti(tmp_path: Path, kind: type, ending: str) -> None:
-    volume = read_volume(save(tmp_path / f"a{ending}", IMAGE, kind=kind))
-    assert (volume.data == IMAGE).all()
-
-
-def test_other_byte_order(tmp_path: Path) -> None:
-    header = nib.Nifti1Header(endianness=">")
-    header.set_data_dtype(np.float32)
-    nib.save(nib.Nifti1Image(IMAGE, np.eye(4), header), tmp_path / "b.nii.gz")
-    assert (read_volume(tmp_path / "b.nii.gz").data == IMAGE).all()
-
-
 def test_trailing_axis_of_one(tmp_path: Path, label: Path) -> None:
-    """faults.md 13."""
     assert check_pair(save(tmp_path / "anna.nii", IMAGE[..., None]), label).shape == SHAPE
 
 
-def test_truncated_gz(image: Path, label: Path) -> None:
-    """faults.md 1."""
-    image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
-    assert str(image) in str(refused("cannot be read", image, label))
-
-
-def test_empty_file(image: Path, label: Path) -> None:
-    """faults.md 2."""
-    image.write_bytes(b"")
-    refused("0 bytes", image, label)
-
-
-def test_single_bit_flips(image: Path, label: Path) -> None:
-    """faults.md 3: behind the gzip header every flipped bit is seen, by the stream or by its checksum."""
-    whole = image.read_bytes()
-    for place in range(20, len(whole), 7):
-        image.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        refused("cannot be read", image, label)
-
-
-def test_text_renamed(image: Path, label: Path) -> None:
-    """faults.md 4."""
-    image.write_text("no image\n" * 99)
-    refused("cannot be read", image, label)
-
-
-def test_text_renamed_nii(tmp_path: Path, label: Path) -> None:
-    """faults.md 4."""
-    (tmp_path / "anna.nii").write_text("no image\n" * 99)
-    refused("not a NIfTI file", tmp_path / "anna.nii", label)
-
-
-def test_truncated_nii(tmp_path: Path, label: Path) -> None:
-    """faults.md 5."""
-    path = save(tmp_path / "anna.nii", IMAGE)
-    path.write_bytes(path.read_bytes()[:-8])
-    refused("truncated or damaged", path, label)
-
-
-def test_header_cut_short(tmp_path: Path, label: Path) -> None:
-    path = save(tmp_path / "anna.nii", IMAGE)
-    path.write_bytes(path.read_bytes()[:200])
-    refused("header has 200 of 348 bytes", path, label)
-
-
-def test_nan_and_infinite_voxels(tmp_path: Path, label: Path) -> None:
-    """faults.md 6."""
+def test_what_the_gate_refuses_is_refused_in_a_pair(tmp_path: Path, label: Path) -> None:
     data = IMAGE.copy()
     data[0, 0, :3] = np.nan, np.nan, np.inf
     refused("2 NaN and 1 infinite", save(tmp_path / "anna.nii", data), label)
 
 
-def test_constant_image(tmp_path: Path, label: Path) -> None:
-    """faults.md 7."""
-    refused("no signal: all voxels are 0", save(tmp_path / "anna.nii", IMAGE * 0), label)
-
-
-def test_singular_affine(tmp_path: Path, label: Path) -> None:
-    """faults.md 10."""
-    path = save(tmp_path / "anna.nii", IMAGE)
-    content = bytearray(path.read_bytes())
-    content[280:328] = struct.pack("<12f", 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0)  # srow_x, srow_y, srow_z (nifti1.h)
-    path.write_bytes(content)
-    refused("affine is singular", path, label)
-
-
 def test_four_dimensions(tmp_path: Path, label: Path) -> None:
-    """faults.md 12."""
-    refused("must be 2D or 3D", save(tmp_path / "anna.nii", np.stack([IMAGE] * 6, -1)), label)
+    refused("it is 4D", save(tmp_path / "anna.nii", np.stack([IMAGE] * 6, -1)), label)
 
 
-def test_channels_of_other_shape(image: Path, label: Path, tmp_path: Path) -> None:
-    """faults.md 15: both files are named."""
+def test_15_channels_of_other_shape(image: Path, label: Path, tmp_path: Path) -> None:
+    """Both files are named."""
     other = save(tmp_path / "anna_t2.nii", IMAGE[1:])
     error = refused("the channel has shape", (image, other), label)
     assert "anna.nii.gz" in error.cause
     assert error.file == str(other)
 
 
-def test_channels_shifted(image: Path, label: Path, tmp_path: Path) -> None:
-    """faults.md 16."""
+def test_16_channels_shifted(image: Path, label: Path, tmp_path: Path) -> None:
     affine = np.diag([1.0, 1, 2, 1])
     affine[1, 3] = 30
     refused("30.00 mm apart", (image, save(tmp_path / "anna_t2.nii", IMAGE, affine)), label)
 
 
-def test_label_flipped(image: Path, tmp_path: Path) -> None:
-    """faults.md 17: the last voxel lies at -3 mm instead of 3 mm."""
+def test_17_label_flipped(image: Path, tmp_path: Path) -> None:
+    """The last voxel lies at -3 mm instead of 3 mm."""
     refused("6.00 mm apart", image, save(tmp_path / "l.nii", LABEL, np.diag([-1.0, 1, 2, 1])))
 
 
@@ -170,14 +90,12 @@ def test_the_tolerance(image: Path, tmp_path: Path, shift_mm: float, good: bool)
     assert check_pair(image, moved) if good else refused("0.01 mm apart", image, moved)
 
 
-def test_label_of_other_shape(image: Path, tmp_path: Path) -> None:
-    """faults.md 18."""
+def test_18_label_of_other_shape(image: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "l.nii", LABEL[:, :, 1:])
     refused(r"the label has shape \(4, 5, 5\), its image anna.nii.gz \(4, 5, 6\)", image, other)
 
 
-def test_unknown_label(image: Path, tmp_path: Path) -> None:
-    """faults.md 19."""
+def test_19_unknown_label(image: Path, tmp_path: Path) -> None:
     data = LABEL.copy()
     data[0, 0, 0] = 7
     path = save(tmp_path / "l.nii", data)
@@ -192,47 +110,6 @@ def test_smoothed_label(image: Path, tmp_path: Path) -> None:
 
 def test_float_labels_that_are_whole(image: Path, tmp_path: Path) -> None:
     assert check_pair(image, save(tmp_path / "l.nii", LABEL.astype(np.float64)), {0, 1, 2}).values == {0, 1, 2}
-
-
-def test_header_lies(tmp_path: Path, label: Path) -> None:
-    """faults.md 21: 1500^3 voxels in a hundred bytes are refused at once, from the header."""
-    header = nib.Nifti1Header()
-    header.set_data_dtype(np.float64)
-    header.set_data_shape((1500, 1500, 1500))
-    header["vox_offset"], header["magic"] = 352, b"n+1"
-    path = tmp_path / "anna.nii.gz"
-    path.write_bytes(gzip.compress(header.binaryblock + bytes(4)))
-    start = time.perf_counter()
-    refused("its header asks for 27000000352 bytes", path, label)
-    assert time.perf_counter() - start < 1
-
-
-def test_bytes_without_end(tmp_path: Path, label: Path) -> None:
-    """A small file that unpacks to far more than its header says is not read on."""
-    save(tmp_path / "a.nii", IMAGE)
-    path = tmp_path / "anna.nii.gz"
-    path.write_bytes(gzip.compress((tmp_path / "a.nii").read_bytes() + bytes(1 << 24)))
-    refused("bytes behind", path, label)
-
-
-def test_negative_dimension(tmp_path: Path, label: Path) -> None:
-    """faults.md 22."""
-    path = save(tmp_path / "anna.nii", IMAGE)
-    content = bytearray(path.read_bytes())
-    content[42:44] = struct.pack("<h", -5)  # dim[1], nifti1.h
-    path.write_bytes(content)
-    refused(r"dim\[1\] = -5", path, label)
-
-
-def test_colour(tmp_path: Path, label: Path) -> None:
-    """faults.md 23."""
-    data = np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    refused("RGB images are not supported", save(tmp_path / "anna.nii", data), label)
-
-
-def test_complex(tmp_path: Path, label: Path) -> None:
-    """faults.md 24."""
-    refused("complex images are not supported", save(tmp_path / "anna.nii", IMAGE.astype(np.complex64)), label)
 
 
 def test_missing_file(tmp_path: Path, label: Path) -> None:

@@ -1,5 +1,6 @@
-"""From files to cases: names, layouts, datalists and the light check of a pair. Imports no torch and no monai."""
+"""From files to scans and cases. Imports no torch and no MONAI, but for the reader."""
 
+from neurobundle.lazy import attach
 from neurobundle.load.datalist import fold_items as fold_items
 from neurobundle.load.datalist import read_datalist as read_datalist
 from neurobundle.load.datalist import write_datalist as write_datalist
@@ -12,3 +13,7 @@ from neurobundle.load.names import find_label as find_label
 from neurobundle.load.names import unique_case_names as unique_case_names
 from neurobundle.load.pairs import FoundPairs as FoundPairs
 from neurobundle.load.pairs import Pair as Pair
+from neurobundle.load.scan import Scan as Scan
+from neurobundle.load.scan import read_scan as read_scan
+
+__getattr__, _ = attach(__name__, {"Reader": "reader"})

@@ -1,43 +1,27 @@
-"""The light check of a training pair: can both files be read whole, do they share a grid, are the labels known.
+"""The check of a training pair: does the gate pass both files, do they share a grid, are the labels known.
 
-*Facts* are what the check learned on the way: values, and a content hash of each file's voxels. The check reads NIfTI
-through isal's gzip, which verifies the checksum that nibabel never looks at, and believes no header that promises
-more voxels than the file can hold.
+*Facts* are what the check learned on the way: values, and a content hash of each file's voxels.
 """
 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import numpy.typing as npt
-from isal import igzip, isal_zlib
-from nibabel.spatialimages import HeaderDataError
 
 from neurobundle.errors import InputError, require
-from neurobundle.geometry import corners_mm
+from neurobundle.load.gate import STRICT, Policy, Verdict, check_voxels, refuse
+from neurobundle.load.grids import require_same_grid
 from neurobundle.load.names import PICTURE_SUFFIXES, case_name
+from neurobundle.load.nifti import read_header, read_nifti
 
-#: An image and its label whose corners lie further apart than this are refused, as in faults.md ("1e-2 mm at corners").
-SAME_CORNERS_MM = 0.01
-
-#: A deflate stream expands at most 1032 times (zlib, "Maximum expansion factor", zlib.net/zlib_tech.html).
-MOST_EXPANSION = 1032
-
-#: Bytes that may follow the voxels of a NIfTI file.
-_MOST_TRAILING = 1 << 20
-
-#: A NIfTI-1 header and its four extension bytes (nifti1.h), and a NIfTI-2 header (nifti2.h).
-_HEADER_BYTES = {348: 352, 540: 544}
-
-#: isal's stub calls this class an instance.
-_DAMAGED_STREAM: type[Exception] = isal_zlib.error  # type: ignore[assignment]
+#: What a label map may be: empty, and flat.
+LABEL = Policy(kind="label")
 
 _AGAIN = "Copy or export the file again."
 
@@ -96,12 +80,8 @@ def check_pair(
     """
     paths = [Path(image_path)] if isinstance(image_path, (str, Path)) else [Path(path) for path in image_path]
     try:
-        images = [usable(read_volume(path)) for path in paths]
-        label = usable(read_volume(Path(label_path)))
-        for image in images:
-            if image.data.min() == image.data.max():
-                cause = f"it has no signal: all voxels are {image.data.flat[0]:g}"
-                raise InputError(cause, "Leave the case out.", file=image.path)
+        images = [read_volume(path) for path in paths]
+        label = read_volume(Path(label_path), LABEL)
         for other in images[1:]:
             _require_same_grid(other, images[0], "the channel", "Resample the channels onto one grid.")
         _require_same_grid(label, images[0], "the label", "Draw or resample the label on its image's grid.")
@@ -149,121 +129,49 @@ def content_hash(data: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def read_volume(path: Path) -> Volume:
-    """A NIfTI file or a picture, read whole, its checksum verified.
+def read_volume(path: Path, policy: Policy = STRICT) -> Volume:
+    """A NIfTI file, 2D or 3D, or a picture, through the gate.
 
     Raises:
-        InputError: if it is missing, damaged, or not what its name says.
+        InputError: if it is missing, damaged, not what its name says, or refused by the gate.
     """
+    if path.name.lower().endswith(PICTURE_SUFFIXES):
+        return Volume(path, _read_picture(path, policy), None)
+    flat = len(read_header(path).shape) == 2
+    scan = read_nifti(path, replace(policy, spatial_dims=2) if flat else policy)
+    return Volume(path, scan.data, scan.affine)
+
+
+def _read_picture(path: Path, policy: Policy) -> npt.NDArray[Any]:
+    """A grey picture ``(row, column)``."""
     if not path.is_file():
         raise InputError("there is no such file", "Check the path.", file=path)
-    if path.stat().st_size == 0:
-        raise InputError("the file is empty (0 bytes)", _AGAIN, file=path)
-    if path.name.lower().endswith(PICTURE_SUFFIXES):
-        return Volume(path, _read_picture(path), None)
-    try:
-        content = _unpacked(path)
-        image = _nifti_class(content).from_bytes(content)
-        data = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, OverflowError, zlib.error, _DAMAGED_STREAM, HeaderDataError) as error:
-        raise InputError(f"it cannot be read ({error})", _AGAIN, file=path) from error
-    if data.ndim == 4 and data.shape[3] == 1:
-        data = data[..., 0]
-    return Volume(path, data, np.asarray(image.affine, float))
-
-
-def _unpacked(path: Path) -> bytes:
-    """All bytes of a .nii or .nii.gz, after its header was found to be possible."""
-    packed = path.name.lower().endswith(".gz")
-    size = path.stat().st_size
-    with igzip.open(path, "rb") if packed else path.open("rb") as file:
-        head = file.read(max(_HEADER_BYTES.values()))
-        needed = _bytes_needed(head)
-        most = size * MOST_EXPANSION if packed else size
-        if needed > most:
-            raise ValueError(
-                f"its header asks for {needed} bytes, and it can hold {most} at most: truncated or damaged"
-            )
-        rest: bytes = file.read(max(0, needed + _MOST_TRAILING - len(head)))
-        if file.read(1):
-            raise ValueError(f"it holds over {_MOST_TRAILING} bytes behind the {needed} that its header asks for")
-    content = head + rest
-    if len(content) < needed:
-        raise ValueError(f"it is truncated: expected {needed} bytes, got {len(content)}")
-    return content
-
-
-def _nifti_class(head: bytes) -> Any:
-    """Nifti1Image or Nifti2Image by the header's own size, the first four bytes in either byte order."""
-    sizes = {int.from_bytes(head[:4], "little"), int.from_bytes(head[:4], "big")}
-    if not sizes & set(_HEADER_BYTES):
-        raise ValueError("it is not a NIfTI file: its header does not begin with 348 or 540")
-    return nibabel.Nifti1Image if 348 in sizes else nibabel.Nifti2Image
-
-
-def _bytes_needed(head: bytes) -> int:
-    kind = _nifti_class(head)
-    length = kind.header_class.template_dtype.itemsize
-    if len(head) < length:
-        raise ValueError(f"it is truncated: its header has {len(head)} of {length} bytes")
-    header = kind.header_class(head[:length], check=False)
-    dim = [int(number) for number in header["dim"]]
-    if not 1 <= dim[0] <= 7:
-        raise ValueError(f"its header is damaged: dim[0] = {dim[0]}, not 1 to 7")
-    for axis in range(1, dim[0] + 1):
-        if dim[axis] < 1:
-            raise ValueError(f"its header is damaged: dim[{axis}] = {dim[axis]}")
-    count = 1
-    for number in dim[1 : dim[0] + 1]:
-        count *= number
-    offset = float(header["vox_offset"])
-    if not 0 <= offset < 2**31:
-        raise ValueError(f"its header is damaged: vox_offset = {offset}")
-    return int(offset) + count * int(header.get_data_dtype().itemsize)
-
-
-def _read_picture(path: Path) -> npt.NDArray[Any]:
     pillow: Any = require("PIL.Image", extra="demo", feature="reading PNG and JPEG")
     try:
         with pillow.open(path) as picture:
-            return np.asarray(picture)
+            data = np.array(picture)
     except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
         raise InputError(f"it cannot be read ({error})", _AGAIN, file=path) from error
-
-
-def usable(volume: Volume) -> Volume:
-    """The volume, if it is a real-valued 2D or 3D image with a usable grid."""
-    data, path = volume.data, volume.path
-    if data.dtype.kind not in "buif" or (volume.affine is None and data.ndim == 3):
-        kind = "complex" if data.dtype.kind == "c" else "RGB"
-        raise InputError(f"{kind} images are not supported", "Export it as one number a voxel.", file=path)
-    if data.ndim not in (2, 3):
-        raise InputError(f"it must be 2D or 3D, its shape is {data.shape}", "Save one volume a file.", file=path)
-    if data.dtype.kind == "f" and not np.isfinite(data).all():
-        nan, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
-        raise InputError(
-            f"it has {nan} NaN and {infinite} infinite voxels", "Export it again, or leave it out.", file=path
-        )
-    if volume.affine is not None:
-        if not np.isfinite(volume.affine).all():
-            raise InputError("its affine has numbers that are not finite", "Mend the header.", file=path)
-        if abs(np.linalg.det(volume.affine[:3, :3])) < 1e-9:
-            raise InputError("its affine is singular", "Mend the header.", file=path)
-    return volume
+    verdict = Verdict()
+    if data.ndim != 2:
+        verdict.add(refuse("type", "RGB images are not supported", "Export it as one number a voxel.", path))
+    else:
+        verdict.extend(check_voxels(data, policy, path))
+    verdict.require(path)
+    return data
 
 
 def _require_same_grid(volume: Volume, image: Volume, what: str, way_out: str) -> None:
-    if volume.data.shape != image.data.shape:
-        cause = f"{what} has shape {volume.data.shape}, its image {image.path.name} {image.data.shape}"
-        raise InputError(cause, way_out, file=volume.path)
-    if volume.affine is None or image.affine is None:
-        return
-    shape = (*volume.data.shape, 1)[:3]
-    apart = corners_mm(shape, volume.affine) - corners_mm(shape, image.affine)
-    distance = float(np.sqrt((apart**2).sum(axis=1)).max())
-    if distance > SAME_CORNERS_MM:
-        cause = f"{what} lies elsewhere than its image {image.path.name}: corners are {distance:.2f} mm apart"
-        raise InputError(cause, way_out, file=volume.path)
+    require_same_grid(
+        volume.path,
+        volume.data.shape,
+        volume.affine,
+        image.path,
+        image.data.shape,
+        image.affine,
+        what=what,
+        way_out=way_out,
+    )
 
 
 def _few(values: Iterable[float], most: int = 5) -> str:

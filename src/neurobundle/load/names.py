@@ -39,6 +39,15 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
 
 
+def is_nifti_name(name: str) -> bool:
+    """Whether a file name ends in ``.nii`` or ``.nii.gz``.
+
+    >>> is_nifti_name("anna.NII.gz"), is_nifti_name("anna.png")
+    (True, False)
+    """
+    return name.lower().endswith(NIFTI_SUFFIXES)
+
+
 def stem(name: str) -> str:
     """A file name without its ending, if that is one of ours.
 

@@ -1,4 +1,4 @@
-"""A scan: one 3D image with its affine, read whole, its checksum verified. Imports neither torch nor MONAI."""
+"""A scan: one 3D image with its affine, read whole through the gate. Imports neither torch nor MONAI."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from neurobundle.errors import InputError
-from neurobundle.load.labels import read_volume, usable
+from neurobundle.load.gate import STRICT, Policy
 
 
 class Scan(NamedTuple):
     """One 3D image.
 
     Attributes:
-        data: ``(i, j, k)``, in the file's own type.
+        data: ``(i, j, k)``, in the file's own type; ``(i, j, k, channel)`` where the policy asked for channels.
         affine: 4 x 4, voxel index to RAS+ millimetres.
         warnings: what the gate said of it without refusing it.
         form_code: NIfTI code of its coordinate system; what is written from it gets the same.
@@ -30,18 +29,33 @@ class Scan(NamedTuple):
     units: str = "mm"
 
 
-def read_scan(path: Path) -> Scan:
-    """Read a NIfTI file as a scan.
+def read_scan(path: str | Path, policy: Policy = STRICT) -> Scan:
+    """Read a NIfTI file, or a DICOM file or folder that holds exactly one volume, as a scan.
 
     Args:
-        path: the file.
+        path: a file or a folder.
+        policy: what is allowed and expected.
 
     Raises:
-        InputError: if it is missing, damaged, no 3D volume of real numbers, not finite, or without a usable affine.
+        InputError: if the gate refuses it, or a folder holds several volumes.
+        NoInputError: if a folder holds no image series.
     """
-    volume = usable(read_volume(path))
-    if volume.affine is None or volume.data.ndim != 3:
-        raise InputError(
-            f"it is not a 3D volume: its shape is {volume.data.shape}", "Give one 3D NIfTI file a scan.", file=path
-        )
-    return Scan(volume.data, np.asarray(volume.affine, dtype=np.float64))
+    path = Path(path)
+    if is_dicom(path):
+        from neurobundle.load.dicom import read_volume
+
+        return read_volume(path, policy)
+    from neurobundle.load.nifti import read_nifti
+
+    return read_nifti(path, policy)
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a path is a folder, or a file that DICOM's prefix marks (PS3.10, 7.1)."""
+    if path.is_dir():
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False

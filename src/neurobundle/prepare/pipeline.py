@@ -6,6 +6,8 @@ returns is a flat ``Compose``, since MONAI Label looks through its list for the 
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -40,10 +42,27 @@ def mri_preprocessing(
     keys = [*image_keys, *label_keys]
     modes = ["bilinear"] * len(image_keys) + ["nearest"] * len(label_keys)
     steps: list[Transform] = [
-        LoadImaged(keys, image_only=True, ensure_channel_first=True),
+        *_loaders(image_keys, label_keys),
         EnsureTyped(keys, dtype=torch.float32),
         Orientationd(keys, axcodes=CANONICAL_AXES, labels=AXIS_LABELS),
         Spacingd(keys, pixdim=tuple(spacing_mm), mode=modes, padding_mode="border"),
         NormalizeForegroundd(image_keys, lower=lower, upper=upper),
     ]
     return Compose(steps)
+
+
+def _loaders(image_keys: Sequence[str], label_keys: Sequence[str]) -> list[Transform]:
+    """Through the gate: an image must have a signal, a label map may be empty."""
+    plugin = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
+    level = plugin.level
+    with warnings.catch_warnings():
+        # Where pydicom is installed, MONAI 1.6.1 says at each LoadImage that an NVIDIA decoder is not.
+        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
+        plugin.setLevel(logging.ERROR)
+        loaders = [
+            LoadImaged(keys, reader="neurobundle.load.Reader", kind=kind, image_only=True, ensure_channel_first=True)
+            for keys, kind in ((image_keys, "image"), (label_keys, "label"))
+            if keys
+        ]
+    plugin.setLevel(level)
+    return list(loaders)

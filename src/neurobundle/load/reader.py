@@ -1,0 +1,102 @@
+"""The gate as a MONAI reader, so that any config gets it: ``LoadImaged`` with ``reader: neurobundle.load.Reader``.
+
+MONAI's ``LoadImage`` catches whatever a reader's ``read()`` raises and silently falls back to its own readers. So
+``read()`` here returns a *handle*, which is nothing but the paths, and every check raises in ``get_data()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from monai.config import PathLike
+from monai.data import ImageReader
+from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
+
+from neurobundle.load.gate import Policy
+from neurobundle.load.grids import require_same_grid
+from neurobundle.load.names import is_nifti_name
+from neurobundle.load.scan import Scan, is_dicom, read_scan
+
+
+class _Handle(NamedTuple):
+    """What ``read()`` gives: the paths, unread."""
+
+    paths: tuple[Path, ...]
+
+
+class Reader(ImageReader):
+    """Reads NIfTI files, and DICOM files and folders with one volume, through the gate.
+
+    Several paths become channels, in their order, and must share one grid. The metadata hold the grid, the file's form
+    code and unit, and what the gate warned of; never a tag or a text of the file.
+
+    Args:
+        kind: ``image``, or ``label``: it may be empty.
+        nonfinite: ``refuse`` NaN and infinite voxels, or set them to ``zero``.
+        form: which of two contradicting NIfTI forms speaks: ``auto``, ``sform`` or ``qform``.
+        assume_ras: take a NIfTI file without form codes as RAS+.
+        channels: how many channels a 4D file must have; None refuses 4D unless its last axis is 1.
+        spatial_dims: 3, or 2 for flat images.
+        allow_gaps: fill missing DICOM slices by interpolation.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["image", "label"] = "image",
+        nonfinite: Literal["refuse", "zero"] = "refuse",
+        form: Literal["auto", "sform", "qform"] = "auto",
+        assume_ras: bool = False,
+        channels: int | None = None,
+        spatial_dims: int = 3,
+        allow_gaps: bool = False,
+    ) -> None:
+        super().__init__()
+        self.policy = Policy(kind, nonfinite, form, assume_ras, channels, spatial_dims, allow_gaps)
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether all paths are NIfTI files by name, or DICOM files or folders; asked only where MONAI chooses."""
+        paths = [Path(str(name)) for name in ensure_tuple(filename)]
+        return all(is_nifti_name(path.name) or is_dicom(path) for path in paths)
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> _Handle:
+        """A handle on the paths; nothing is opened, and nothing is raised."""
+        return _Handle(tuple(Path(str(name)) for name in ensure_tuple(data)))
+
+    def get_data(self, img: _Handle) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+        """Read the files through the gate.
+
+        Returns:
+            Data ``(i, j, k)``; ``(channel, i, j, k)`` for several files; ``(i, j, k, channel)`` for a 4D file. And the
+            metadata that MONAI's own readers give.
+
+        Raises:
+            InputError: for the first check that refuses, or if two files do not share a grid.
+        """
+        scans = [read_scan(path, self.policy) for path in img.paths]
+        first = scans[0]
+        for path, scan in zip(img.paths[1:], scans[1:], strict=True):
+            require_same_grid(path, scan.data.shape, scan.affine, img.paths[0], first.data.shape, first.affine)
+        data = first.data if len(scans) == 1 else np.stack([scan.data for scan in scans])
+        return data, self._metadata(scans)
+
+    def _metadata(self, scans: Sequence[Scan]) -> dict[str, Any]:
+        first, axes = scans[0], self.policy.spatial_dims
+        channel_dim: float = float("nan")  # MONAI's word for "no channel"
+        if len(scans) > 1:
+            channel_dim = 0
+        elif first.data.ndim > axes:
+            channel_dim = -1
+        return {
+            MetaKeys.AFFINE: first.affine.copy(),
+            MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(first.data.shape[:axes]),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
+            "form_code": first.form_code,
+            "units": first.units,
+            "warnings": "; ".join(dict.fromkeys(warning for scan in scans for warning in scan.warnings)),
+        }
