@@ -16,7 +16,7 @@ from neurobundle.errors import EnvironmentFault, InputError
 from neurobundle.export.nifti import compress, label_map_bytes, save_label_map, save_volume
 from neurobundle.export.transforms import SaveLabelMapd
 from neurobundle.geometry import corners_mm
-from neurobundle.load.labels import LABEL
+from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 
 OBLIQUE = np.array([[0.9, -0.3, 0.1, -20], [0.3, 1.1, -0.2, 5], [0.0, 0.2, 2.0, 7.5], [0, 0, 0, 1]])

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from neurobundle.bundle.runner import CaseRunner
+from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 from neurobundle.prepare.locate import HEAD_LABELS, Place, PlaceError, TemplateLocator, crop_to, paste_back
 
@@ -54,7 +55,7 @@ def segment_head(
         crop = folder / f"{place.side}.nii.gz"
         nib.save(nib.Nifti1Image(crop_to(head.data, head.affine, place), place.affine), crop)
         runner.predict(crop, place.side)
-        found = read_scan(folder / f"{place.side}_seg.nii.gz").data
+        found = read_scan(folder / f"{place.side}_seg.nii.gz", LABEL).data
         unmirrored = found[::-1] if place.mirrored else found
         causes = runner.part("plausible").causes(unmirrored, place.affine, centred=True) if plausible else []
         if causes:

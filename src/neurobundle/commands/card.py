@@ -16,6 +16,7 @@ import numpy as np
 from neurobundle.errors import SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.files import write_atomic, write_json
+from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.segmentation import Score
 
@@ -112,7 +113,7 @@ def draw_worst(
     written = []
     for number, case in enumerate(worst, start=1):
         image, truth, found = (
-            read_scan(Path(p)) for p in (items[case]["image"], items[case]["label"], predictions[case])
+            read_scan(Path(p), LABEL) for p in (items[case]["image"], items[case]["label"], predictions[case])
         )
         views = [View.of(image.data, labels.data, image.affine) for labels in (truth, found)]
         shown = ", ".join(f"{dice:.2f}" for dice in by_case[case])

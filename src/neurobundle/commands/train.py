@@ -16,6 +16,7 @@ from neurobundle.errors import InputError, NeurobundleError, SettingError, Weigh
 from neurobundle.files import require_writable, write_json
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.datalist import Item, fold_items, read_datalist
+from neurobundle.load.gate import LABEL
 from neurobundle.load.labels import check_pair
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.report import read_scores, write_scores
@@ -205,7 +206,7 @@ def _add_failed(output: Path, structures: Mapping[int, str], items: Sequence[Ite
 
 def _diagonal_mm(label: Path) -> float | None:
     try:
-        scan = read_scan(label)
+        scan = read_scan(label, LABEL)
     except NeurobundleError:
         return None
     return diagonal_mm(scan.data.shape, voxel_sizes_mm(scan.affine).tolist())

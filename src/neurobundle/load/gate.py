@@ -123,6 +123,9 @@ class Policy:
 #: What every command does where the user allowed nothing.
 STRICT = Policy()
 
+#: What a label map may be besides: empty.
+LABEL = Policy(kind="label")
+
 
 def refuse(check: str, cause: str, way_out: str, file: str | Path = "") -> Finding:
     """A finding that refuses."""

@@ -15,13 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import InputError, require
-from neurobundle.load.gate import STRICT, Policy, Verdict, check_voxels, refuse
+from neurobundle.load.gate import LABEL, STRICT, Policy, Verdict, check_voxels, refuse
 from neurobundle.load.grids import require_same_grid
 from neurobundle.load.names import PICTURE_SUFFIXES, case_name
 from neurobundle.load.nifti import read_header, read_nifti
-
-#: What a label map may be: empty, and flat.
-LABEL = Policy(kind="label")
 
 _AGAIN = "Copy or export the file again."
 

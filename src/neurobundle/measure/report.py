@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from neurobundle.export.nifti import save_label_map
+from neurobundle.export.nifti import as_integers, save_label_map
 from neurobundle.export.tables import write_csv
 from neurobundle.files import write_json
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.names import case_name
+from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.segmentation import Score, score_case
 from neurobundle.measure.summary import summarise
@@ -74,15 +75,15 @@ class SegmentationReport:
             file = Path(str(output["label"].meta["filename_or_obj"]))
             case = str(item.get("case") or case_name(file))
             self.subjects[case] = str(item.get("subject") or case)
-            reference = read_scan(file)
-            prediction = output["pred"][0].cpu().numpy().astype(np.uint8)
+            reference = read_scan(file, LABEL)
+            prediction = as_integers(output["pred"][0].cpu().numpy())
             spacing_mm = voxel_sizes_mm(reference.affine).tolist()
             self.scores += score_case(
                 prediction, np.asarray(reference.data), self.structures, spacing_mm, self.tolerance_mm, case
             )
             if self.save_label_maps:
                 path = self.output_dir / "predictions" / f"{case}_seg.nii.gz"
-                save_label_map(path, prediction, reference.affine)
+                save_label_map(path, prediction, reference.affine, reference.form_code, reference.units)
 
     def write(self, engine: Engine) -> None:
         """Write the table and the summary."""

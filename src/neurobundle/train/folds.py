@@ -16,6 +16,7 @@ from typing import Any
 
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.load.datalist import Item, natural, read_datalist
+from neurobundle.load.gate import LABEL
 from neurobundle.load.labels import PairFacts, content_hash, read_volume
 from neurobundle.load.pairs import Pair
 from neurobundle.train.grouping import group_cases
@@ -233,7 +234,7 @@ def _content_of(pair: Pair, facts: PairFacts | None = None) -> Content:
         return (*facts.image_hashes, *([facts.label_hash] if facts.label_hash else ()))
     hashes = [content_hash(read_volume(path).data) for path in pair.images]
     if pair.label is not None:
-        label = read_volume(pair.label).data
+        label = read_volume(pair.label, LABEL).data
         hashes += [content_hash(label)] if label.any() else []
     return tuple(hashes)
 
