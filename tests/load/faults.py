@@ -97,6 +97,7 @@ def renamed_text(path: Path) -> Path:
 def unpacked(path: Path) -> Path:
     bare = path.with_suffix("")
     bare.write_bytes(gzip.decompress(path.read_bytes()))
+    path.unlink()
     return bare
 
 

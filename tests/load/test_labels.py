@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from neurobundle.errors import InputError
+from neurobundle.load.gate import Policy
 from neurobundle.load.labels import check_pair, content_hash, label_values, read_volume
 
 SHAPE = (4, 5, 6)
@@ -159,4 +160,4 @@ def test_real_whole_head(real_data: Path) -> None:
     (mask,), (flair,) = folder.glob("GOLD*"), folder.glob("FLAIR*")
     assert check_pair(flair, mask, {0, 1}).shape == (182, 218, 182)
     with pytest.raises(InputError, match=r"labels \{1\} not in \{0\}"):
-        label_values(read_volume(mask), {0})
+        label_values(read_volume(mask, Policy(kind="label")).data, mask, {0})

@@ -58,6 +58,15 @@ def stem(name: str) -> str:
     return next((name[: -len(end)] for end in IMAGE_SUFFIXES if lower.endswith(end)), name)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a name in lower case, parted by whatever is no letter and no digit.
+
+    >>> words_of("sub-01_T1w"), words_of("training_seg_05")
+    (['sub', '01', 't1w'], ['training', 'seg', '05'])
+    """
+    return [word for word in re.split(r"[^a-z0-9]+", text.lower()) if word]
+
+
 def safe_name(text: str) -> str:
     r"""Any text as a name of letters, digits, ``.``, ``_`` and ``-``, always the same for the same text.
 

@@ -16,8 +16,8 @@ from neurobundle.export.nifti import as_integers, save_label_map
 from neurobundle.export.tables import write_csv
 from neurobundle.files import write_json
 from neurobundle.geometry import voxel_sizes_mm
-from neurobundle.load.names import case_name
 from neurobundle.load.gate import LABEL
+from neurobundle.load.names import case_name
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.segmentation import Score, score_case
 from neurobundle.measure.summary import summarise

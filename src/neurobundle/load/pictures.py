@@ -1,0 +1,90 @@
+"""PNG and JPEG pictures, for flat data sets. A picture has no affine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neurobundle.errors import require
+from neurobundle.load.gate import STRICT, Policy, Verdict, check_voxels, refuse
+
+#: Two colour channels whose mean difference over the bright pixels is below this many grey levels are copies of each
+#: other: a JPEG's rounding is about one level.
+COPY_LEVELS = 2.0
+
+#: Pixels above this grey level are bright, and a picture that has fewer than this share of them says nothing.
+BRIGHT_LEVEL, LEAST_BRIGHT = 16, 0.01
+
+_AGAIN = "Copy or export the file again."
+
+
+def read_picture(path: Path, policy: Policy = STRICT) -> npt.NDArray[Any]:
+    """A grey picture, ``(row, column)``.
+
+    Raises:
+        InputError: if it is missing, unreadable, coloured, or refused by the gate.
+    """
+    verdict, data, _ = judge_picture(path, policy)
+    if data is not None and data.ndim != 2:
+        colour = refuse("type", "RGB images are not supported", "Export it as one number a voxel.", path)
+        verdict = Verdict([colour, *verdict.findings])
+    verdict.require(path)
+    assert data is not None
+    return data
+
+
+def judge_picture(path: Path, policy: Policy = STRICT) -> tuple[Verdict, npt.NDArray[Any] | None, dict[str, Any]]:
+    """What the gate says of a picture; one in colour is let through.
+
+    Returns:
+        The verdict, the pixels ``(row, column)`` or ``(row, column, colour)``, and the facts: ``shape``, ``type``, and
+        in colour ``same``, the channels that say the same.
+    """
+    verdict = Verdict()
+    if not path.is_file():
+        verdict.add(refuse("file", "there is no such file", "Check the path.", path))
+        return verdict, None, {}
+    pillow: Any = require("PIL.Image", extra="demo", feature="reading PNG and JPEG")
+    try:
+        with pillow.open(path) as picture:
+            data, mode = np.array(picture), str(picture.mode)
+    except (OSError, ValueError, SyntaxError, pillow.DecompressionBombError) as error:
+        verdict.add(refuse("file", f"it cannot be read ({_without_path(error, path)})", _AGAIN, path))
+        return verdict, None, {}
+    data = data.astype(np.uint8) if data.dtype == bool else data
+    verdict.extend(check_voxels(data, policy, path))
+    facts: dict[str, Any] = {"shape": list(data.shape[:2]), "type": mode}
+    if data.ndim == 3 and data.shape[2] >= 3:
+        facts["same"] = same_channels(data)
+    return verdict, data, facts
+
+
+def same_channels(data: npt.NDArray[Any]) -> str | None:
+    """Which colour channels of a picture say the same.
+
+    Args:
+        data: ``(row, column, colour)``.
+
+    Returns:
+        ``0 and 1``, say; ``0, 1 and 2`` for grey saved in colour; an empty text if all differ; None if the picture is
+        too dark to tell.
+
+    >>> same_channels(np.full((2, 2, 3), (90, 10, 90), np.uint8)), same_channels(np.zeros((2, 2, 3), np.uint8))
+    ('0 and 2', None)
+    """
+    bright = data[..., :3].max(axis=2) > BRIGHT_LEVEL
+    if bright.mean() < LEAST_BRIGHT:
+        return None
+    colours = data[bright][:, :3].astype(np.int16)
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    same = [(a, b) for a, b in pairs if float(np.abs(colours[:, a] - colours[:, b]).mean()) < COPY_LEVELS]
+    if len(same) > 1:
+        return "0, 1 and 2"
+    return f"{same[0][0]} and {same[0][1]}" if same else ""
+
+
+def _without_path(error: Exception, path: Path) -> str:
+    return str(error).replace(str(path), path.name)
