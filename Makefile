@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all docs lint clean
+.PHONY: demo test test-all bench docs lint clean
 
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ test: $(READY)
 ## test-all: what is left: long registrations, kill tests, subprocesses, the wheel
 test-all: $(READY)
 	$(BIN)/pytest -m slow
+
+## bench: our path against stock MONAI, side by side; each ends with one line of JSON
+bench: $(READY)
+	for file in $(filter-out benchmarks/harness.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 ## docs: the pages as HTML in docs/_site
 docs: $(READY)

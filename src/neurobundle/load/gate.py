@@ -97,6 +97,10 @@ class Verdict:
             raise InputError(first.cause, first.way_out, case=case, file=first.file or file)
 
 
+#: What a scan is expected to be.
+Kind = Literal["image", "label"]
+
+
 @dataclass(frozen=True)
 class Policy:
     """What a user allows beyond the default, and what kind of scan is expected.
@@ -111,7 +115,7 @@ class Policy:
         allow_gaps: fill a DICOM stack's missing slices by interpolation, with a warning.
     """
 
-    kind: Literal["image", "label"] = "image"
+    kind: Kind = "image"
     nonfinite: Literal["refuse", "zero"] = "refuse"
     form: Literal["auto", "sform", "qform"] = "auto"
     assume_ras: bool = False

@@ -16,7 +16,7 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from neurobundle.load.gate import Policy
+from neurobundle.load.gate import Kind, Policy
 from neurobundle.load.grids import require_same_grid
 from neurobundle.load.names import is_nifti_name
 from neurobundle.load.scan import Scan, is_dicom, read_scan
@@ -46,7 +46,7 @@ class Reader(ImageReader):
 
     def __init__(
         self,
-        kind: Literal["image", "label"] = "image",
+        kind: Kind = "image",
         nonfinite: Literal["refuse", "zero"] = "refuse",
         form: Literal["auto", "sform", "qform"] = "auto",
         assume_ras: bool = False,

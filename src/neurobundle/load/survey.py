@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from neurobundle.errors import InputError, NoInputError
 from neurobundle.geometry import voxel_sizes_mm
-from neurobundle.load.gate import STRICT, Level, Policy, Verdict, refuse, warn
+from neurobundle.load.gate import STRICT, Kind, Level, Policy, Verdict, refuse, warn
 from neurobundle.load.labels import content_hash, label_values
 from neurobundle.load.names import PICTURE_SUFFIXES, is_nifti_name, stem, words_of
 from neurobundle.load.nifti import judge_nifti, read_header
@@ -109,7 +109,7 @@ def survey(
     return found
 
 
-def role_of(path: Path, below: Path) -> str:
+def role_of(path: Path, below: Path) -> Kind:
     """Whether a file is an image or a label map, by its own name and those of the folders up to the one asked for.
 
     >>> role_of(Path("in/labelsTr/a.nii"), Path("in")), role_of(Path("in/a_seg.nii"), Path("in"))
