@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from neurobundle import __version__
-from neurobundle.bundle.find import find_bundle, info, structures_of
+from neurobundle.bundle import fingerprint, memory
+from neurobundle.bundle.find import find_bundle, structures_of
 from neurobundle.bundle.heads import segment_head
-from neurobundle.bundle.runner import CaseRunner
+from neurobundle.bundle.journal import CaseResult as CaseResult
+from neurobundle.bundle.journal import Journal, report_head, volumes_ml
+from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.errors import (
-    EnvironmentFault,
-    ExitCode,
-    InputError,
-    NeurobundleError,
-    SettingError,
-    exit_code,
-    ours_in,
-)
+from neurobundle.commands.sources import Source, find_sources
+from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
 from neurobundle.export.nifti import save_label_map
 from neurobundle.export.pictures import View, save_png, stack, three_planes
-from neurobundle.export.tables import write_csv
-from neurobundle.files import require_writable, write_json
-from neurobundle.geometry import same_grid, voxel_volume_mm3
-from neurobundle.load.inputs import find_images
-from neurobundle.load.names import unique_case_names
+from neurobundle.geometry import same_grid
+from neurobundle.load.gate import Policy
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
 
@@ -44,33 +37,16 @@ ZOOM_MARGIN_MM = 18.0
 INPUT_KINDS = ("auto", "crop", "head")
 SIDES = ("left", "right")
 
-
-@dataclass
-class CaseResult:
-    """How one case ended; an entry of ``report.json``."""
-
-    case: str
-    file: str
-    status: str = "ok"
-    input: str = ""
-    output: str = ""
-    volumes_ml: dict[str, float] = field(default_factory=dict)
-    places: list[dict[str, Any]] = field(default_factory=list)
-    error: str = ""
-    timing: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the case gave a result."""
-        return self.status == "ok"
+_LABELS = Policy(kind="label")
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """All cases of one run."""
+    """The cases of one run, with those that an earlier one had finished."""
 
     output: Path
     results: list[CaseResult]
+    skipped: int = 0
 
     @property
     def exit_code(self) -> ExitCode:
@@ -89,7 +65,9 @@ class Run:
         overlays: names or paths of config overlays.
         settings: values by id.
         pictures: whether to draw ``<case>.png``.
-        debug: let an unexpected exception through, with its traceback.
+        redo: do cases again that an earlier run finished.
+        salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
+        debug: let any exception of a case through, with its traceback.
     """
 
     def __init__(
@@ -102,6 +80,8 @@ class Run:
         overlays: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         pictures: bool = True,
+        redo: bool = False,
+        salted_names: bool = False,
         debug: bool = False,
     ) -> None:
         if input_kind not in INPUT_KINDS:
@@ -111,11 +91,14 @@ class Run:
         self.side = side
         self.bundle_dir = find_bundle(bundle)
         self.output, self.input_kind, self.pictures, self.debug = output, input_kind, pictures, debug
+        self.redo, self.salted_names = redo, salted_names
         self.settings = {**(settings or {}), "output_dir": str(output)}
         self.overlays = overlays
         self.runner: CaseRunner | None = None
         self.work = Path()
         self.structures = structures_of(self.bundle_dir)
+        self.journal = Journal(output, report_head(self.bundle_dir))
+        self.key: dict[str, Any] = {}
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
         """The same work as a plan for stock MONAI; it takes one folder."""
@@ -123,31 +106,31 @@ class Run:
         return make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, **where})
 
     def __call__(
-        self, inputs: Sequence[str | Path], progress: Callable[[list[Path]], Any] = lambda items: items
+        self, inputs: Sequence[str | Path], progress: Callable[[list[Source]], Any] = lambda items: items
     ) -> RunReport:
         """Run all inputs.
 
         Args:
             inputs: files and folders.
-            progress: wraps the list of images; a progress bar, for instance.
+            progress: wraps the list of cases; a progress bar, for instance.
 
         Raises:
             NoInputError: if there is nothing to run.
             WeightsError: if the weights cannot be trusted.
-            EnvironmentFault: if the output folder cannot be written.
+            EnvironmentFault: if the output folder cannot be written; what was done before stays, and is in the report.
         """
-        names = unique_case_names(find_images(inputs, without=self.output))
-        require_writable(self.output)
         results: list[CaseResult] = []
+        skipped = 0
         with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
-            self._build(Path(folder))
-            try:
-                for image in progress(list(names)):
-                    results.append(self._one(image, names[image]))
-            finally:
-                # What is done is reported, whatever ended the run.
-                self._write(results)
-        return RunReport(self.output, results)
+            work = Path(folder)
+            sources = find_sources(inputs, self.output, work=work, salted=self.salted_names)
+            self.journal.open()
+            self._build(work)
+            for source in progress(sources):
+                result, new = self._one(source)
+                results.append(result)
+                skipped += not new
+        return RunReport(self.output, results, skipped)
 
     def _build(self, work: Path) -> None:
         """Build the workflow; it writes into a folder of its own, and what is believed goes on to the output folder."""
@@ -155,64 +138,101 @@ class Run:
         self.work, self.runner = work, CaseRunner(make_plan(self.bundle_dir, "inference", self.overlays, settings))
         if self.input_kind == "head" and not self.runner.has("head"):
             raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
+        self.key = {
+            "weights": fingerprint.of_weights(self.runner.loaders()),
+            "config": fingerprint.of_config(
+                self.runner.workflow.parser.get(),
+                device=str(self.runner.part("device")),
+                input_kind=self.input_kind,
+                side=self.side,
+            ),
+            "versions": dict(fingerprint.versions()),
+        }
 
-    def _one(self, image: Path, case: str) -> CaseResult:
-        result = CaseResult(case=case, file=str(image))
+    def _one(self, source: Source) -> tuple[CaseResult, bool]:
+        """One case; with whether it was done now."""
+        result = CaseResult(case=source.case, file=source.shown)
         started = time.perf_counter()
+        memory.reset_peak()
         try:
-            self._segment(image, result)
+            with guarded(source.case, source.path):
+                result.key = {**self.key, "input": source.digest()}
+                if (entry := self._finished(source, result.key)) is not None:
+                    return entry, False
+                self._segment(source, result)
         except NeurobundleError as error:
-            if error.exit_code is ExitCode.ENVIRONMENT or self.debug:
+            source.censored(error, self.work)
+            if ends_the_run(error) or self.debug:
                 raise
-            error.file = error.file or str(image)
-            self._failed(result, error.for_case(case))
-        except MemoryError as error:
-            raise EnvironmentFault("memory is exhausted", "Close other programs.", case=case, file=image) from error
-        except Exception as error:
-            if self.debug:
-                raise
-            self._failed(result, understood(error, case, image))
+            self._failed(result, error)
+        finally:
+            for scrap in self.work.glob("*.nii.gz"):
+                scrap.unlink()
         result.timing["seconds"] = round(time.perf_counter() - started, 3)
-        return result
+        result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
+        self.journal.record(result)
+        return result, True
+
+    def _finished(self, source: Source, key: Mapping[str, Any]) -> CaseResult | None:
+        """The entry of a case that needs not be done again."""
+        if self.redo:
+            return None
+        entry = self.journal.finished(source.case, key)
+        if entry is not None and (not self.pictures or f"{source.case}.png" in entry.outputs):
+            logger.info("%s: finished before, skipped", source.case)
+            return entry
+        self.journal.refuse_another(source.case, source.shown, key)
+        return None
 
     def _failed(self, result: CaseResult, error: NeurobundleError) -> None:
-        result.status, result.error = "failed", str(error)
+        """Note an error; of this attempt only the picture of what was refused stays."""
+        for name in [name for name in result.outputs if not name.endswith("_refused.png")]:
+            (self.output / name).unlink(missing_ok=True)
+            del result.outputs[name]
+        result.status, result.error, result.output, result.volumes_ml = "failed", str(error), "", {}
         logger.error("ERROR %s", error)
 
-    def _segment(self, image: Path, result: CaseResult) -> None:
+    def _segment(self, source: Source, result: CaseResult) -> None:
         assert self.runner is not None
-        scan = read_scan(image)
+        with _timed(result, "read"):
+            scan = source.read()
+        for text in scan.warnings:
+            result.warn(source.spoken(text))
         result.input = self._kind(scan)
         target = self.output / f"{result.case}_seg.nii.gz"
         structures = self.structures
-        if result.input == "head":
-            structures = self._segment_head(image, result, target)
-        else:
-            self._segment_crop(scan, image, result, target)
+        with _timed(result, "segment"):
+            if result.input == "head":
+                labels, structures = self._segment_head(source, result)
+            else:
+                labels = self._segment_crop(scan, source.path, result)
+        with _timed(result, "write"), self.journal.writing(result, target):
+            save_label_map(target, labels, scan.affine, form_code=scan.form_code)
         result.output = target.name
-        self._describe(scan, target, structures, result)
+        with _timed(result, "describe"):
+            self._describe(scan, target, structures, result)
 
-    def _segment_crop(self, scan: Scan, image: Path, result: CaseResult, target: Path) -> None:
+    def _segment_crop(self, scan: Scan, image: Path, result: CaseResult) -> np.ndarray:
         assert self.runner is not None
         if self.side == "right":
             image = self.work / f"{result.case}.nii.gz"
             nib.save(nib.Nifti1Image(_mirrored(scan.data, scan.affine), scan.affine), image)
         self.runner.predict(image, result.case)
-        found = read_scan(self.work / target.name)
+        found = read_scan(self.work / f"{result.case}_seg.nii.gz", _LABELS)
         if self.side == "right":
             found = Scan(_mirrored(found.data, found.affine), found.affine)
         if self.runner.has("plausible"):
             self._refuse_implausible(scan, found, result)
-        save_label_map(target, found.data, found.affine)
+        if not same_grid(scan.data.shape, scan.affine, found.data.shape, found.affine):
+            raise InputError("the result does not lie on the input's grid", "Report this.")
+        return found.data
 
     def _refuse_implausible(self, scan: Scan, found: Scan, result: CaseResult) -> None:
         assert self.runner is not None
         upright = nib.as_closest_canonical(nib.Nifti1Image(found.data, found.affine))
         causes = self.runner.part("plausible").causes(np.asarray(upright.dataobj), upright.affine)
         if causes:
-            view = View.of(scan.data, found.data, scan.affine)
-            drawn = three_planes(view, f"{result.case}: refused")
-            picture = save_png(self.output / f"{result.case}_refused.png", drawn)
+            picture = self._draw_refused(scan, found.data, result)
             raise InputError(
                 f"what was found in this crop is no hippocampus: {'; '.join(causes)}",
                 f"Look at {picture}. The network knows T1 crops of 4 cm at about 1 mm; a right hippocampus wants "
@@ -227,57 +247,42 @@ class Run:
             return self.input_kind
         return "crop" if looks_like_crop(scan.data.shape, scan.affine) else "head"
 
-    def _segment_head(self, image: Path, result: CaseResult, target: Path) -> dict[int, str]:
+    def _segment_head(self, source: Source, result: CaseResult) -> tuple[np.ndarray, dict[int, str]]:
         assert self.runner is not None
         try:
-            head = segment_head(self.runner, self.runner.part("head"), image, self.work, self.structures)
+            head = segment_head(self.runner, self.runner.part("head"), source.path, self.work, self.structures)
         except PlaceError as error:
-            error.way_out += f" The picture: {self._draw_places(image, error, result.case)}."
+            scan = source.read()
+            boxes = place_outline(error.places, scan.data.shape, scan.affine)
+            error.way_out += f" The picture: {self._draw_refused(scan, boxes, result)}."
             raise
-        save_label_map(target, head.labels, head.affine)
         result.places = head.places
-        return head.structures
+        return head.labels, head.structures
 
-    def _draw_places(self, image: Path, error: PlaceError, case: str) -> Path:
-        scan = read_scan(image)
-        boxes = place_outline(error.places, scan.data.shape, scan.affine)
-        view = View.of(np.nan_to_num(scan.data), boxes, scan.affine)
-        return save_png(self.output / f"{case}_refused.png", three_planes(view, title=f"{case}: refused"))
+    def _draw_refused(self, scan: Scan, labels: np.ndarray, result: CaseResult) -> Path:
+        view = View.of(np.nan_to_num(scan.data), labels, scan.affine)
+        picture = self.output / f"{result.case}_refused.png"
+        result.wrote(save_png(picture, three_planes(view, title=f"{result.case}: refused")))
+        return picture
 
     def _describe(self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
-        written = read_scan(target)
+        written = read_scan(target, _LABELS)
         if not same_grid(source.data.shape, source.affine, written.data.shape, written.affine):
-            target.unlink()
-            raise InputError("the result does not lie on the input's grid", "Report this.", file=result.file)
-        labels = written.data
-        ml = voxel_volume_mm3(written.affine) / 1000
-        result.volumes_ml = {
-            name: round(int(np.count_nonzero(labels == value)) * ml, 4) for value, name in structures.items()
-        }
+            raise InputError("the result does not lie on the input's grid", "Report this.")
+        result.volumes_ml = volumes_ml(written.data, written.affine, structures)
         if self.pictures:
-            view = View.of(source.data, labels, written.affine)
+            view = View.of(source.data, written.data, written.affine)
             rows = [three_planes(view, result.case, legend=structures)]
             if result.input == "head":
                 rows += [three_planes(part, legend=structures) for part in close_ups(view)]
-            save_png(self.output / f"{result.case}.png", stack(rows))
+            result.wrote(save_png(self.output / f"{result.case}.png", stack(rows)))
 
-    def _write(self, results: Sequence[CaseResult]) -> None:
-        rows = [
-            {"case": result.case, "structure": name, "ml": ml}
-            for result in results
-            for name, ml in result.volumes_ml.items()
-        ]
-        write_csv(self.output / "volumes.csv", ("case", "structure", "ml"), rows)
-        write_json(
-            self.output / "report.json",
-            {
-                "bundle": self.bundle_dir.name,
-                "bundle_version": info(self.bundle_dir).get("version"),
-                "neurobundle_version": __version__,
-                "not_for_diagnosis": True,
-                "cases": [vars(result) for result in results],
-            },
-        )
+
+@contextlib.contextmanager
+def _timed(result: CaseResult, step: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    result.timing[step] = round(time.perf_counter() - started, 3)
 
 
 def _mirrored(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
@@ -294,14 +299,3 @@ def close_ups(view: View) -> list[View]:
         if labels.any():
             sides.append(View(view.image, labels, view.spacing_mm).zoom(ZOOM_MARGIN_MM))
     return sides
-
-
-def understood(error: Exception, case: str, file: Path) -> NeurobundleError:
-    """An exception of another library as an error of ours; our own cause, if there is one, wins."""
-    ours = ours_in(error)
-    if ours is not None:
-        return ours.for_case(case)
-    text = " ".join(str(error).split()) or type(error).__name__
-    return InputError(
-        f"cannot be processed ({text[:200]})", "Run it again with --debug to see where.", case=case, file=file
-    )

@@ -11,7 +11,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from neurobundle.export.nifti import as_integers, save_label_map
+from neurobundle.export.nifti import SCANNER_ANAT, save_label_map
 from neurobundle.load.names import case_name
 
 
@@ -24,12 +24,16 @@ class SaveLabelMapd(SaveImaged):
         keys: label maps ``(1, i, j, k)`` that carry the metadata of the file they came from.
         output_dir: where to write; made if need be.
         suffix: goes between the case's name and ``.nii.gz``.
+        dtype: of the file, such as ``uint8``; the smallest of uint8 and int16 that holds the labels if None.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, suffix: str = "_seg") -> None:
+    def __init__(
+        self, keys: KeysCollection, output_dir: str | Path, suffix: str = "_seg", dtype: str | None = None
+    ) -> None:
         super().__init__(keys, output_dir=output_dir, print_log=False)
         self.output_dir = Path(output_dir)
         self.suffix = suffix
+        self.dtype = dtype
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the label maps of one case; the data pass through unchanged."""
@@ -42,4 +46,8 @@ class SaveLabelMapd(SaveImaged):
         name = case or case_name(str(labels.meta["filename_or_obj"]))
         affine = np.asarray(labels.affine, dtype=np.float64)
         array = labels.as_tensor()[0].cpu().numpy()
-        save_label_map(self.output_dir / f"{name}{self.suffix}.nii.gz", as_integers(array), affine)
+        # The reader of ours gives these two; MONAI's readers do not.
+        form_code, units = labels.meta.get("form_code", SCANNER_ANAT), labels.meta.get("units", "mm")
+        target = self.output_dir / f"{name}{self.suffix}.nii.gz"
+        path = save_label_map(target, array, affine, int(form_code), str(units), self.dtype)
+        labels.meta["saved_to"] = str(path)  # the key under which MONAI's SaveImage says it too

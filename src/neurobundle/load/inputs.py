@@ -5,6 +5,7 @@ An *input* is a NIfTI file or a folder that holds some, at any depth. Hidden fil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from neurobundle.types import NIFTI_SUFFIXES
 
 #: What a run puts between the case's name and ``.nii.gz``.
 LABEL_MAP_SUFFIX = "_seg"
+
+#: A label map, or what was kept of one that a person had edited.
+_RESULT = re.compile(rf"{LABEL_MAP_SUFFIX}(\.edited-[0-9a-f]{{8}})?\.nii\.gz\Z")
 
 
 def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> list[Path]:
@@ -60,12 +64,15 @@ def _is_result(path: Path, folder: Path, output: Path) -> bool:
     Where results go beside their images, only the label maps' own name tells them apart.
     """
     if output == folder or output in folder.parents:
-        return path.name.endswith(f"{LABEL_MAP_SUFFIX}.nii.gz")
+        return bool(_RESULT.search(path.name))
     return output in path.resolve().parents
 
 
 def inference_items(
-    dataset_dir: str | Path, datalist: str | Path | None = None, max_cases: int | None = None
+    dataset_dir: str | Path,
+    datalist: str | Path | None = None,
+    max_cases: int | None = None,
+    output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """The cases of an inference config: a folder's NIfTI files, or those that a datalist names.
 
@@ -73,6 +80,7 @@ def inference_items(
         dataset_dir: the folder; with a datalist, what its paths are relative to.
         datalist: a datalist file; its ``test`` section if it has one, else ``training``.
         max_cases: only the first so many; all if None or 0.
+        output_dir: where results go; those of an earlier run are no cases.
 
     Returns:
         One ``{"image": path, "case": id}`` a case.
@@ -80,7 +88,7 @@ def inference_items(
     if datalist:
         items = _listed(datalist, dataset_dir)
     else:
-        names = unique_case_names(find_images([dataset_dir]))
+        names = unique_case_names(find_images([dataset_dir], without=Path(output_dir) if output_dir else None))
         items = [{"image": str(path), "case": case} for path, case in names.items()]
     return items[: max_cases or None]
 
