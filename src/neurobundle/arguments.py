@@ -24,7 +24,7 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.")
     top.add_argument("--version", action="version", version=f"neurobundle {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_list, _info, _run, _train, _evaluate, _crossval, _split, _doctor, _new, _demo):
+    for add in (_list, _info, _check, _convert, _run, _train, _evaluate, _crossval, _split, _doctor, _new, _demo):
         add(commands)
     return top
 
@@ -74,6 +74,48 @@ def _info(commands: Any) -> None:
     sub.add_argument("--json", action="store_true", help="for programs")
 
 
+def _policy_options(sub: argparse.ArgumentParser) -> None:
+    """What a user may allow at the gate; see docs/concepts/loading.md."""
+    sub.add_argument(
+        "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite voxels (refuse)"
+    )
+    sub.add_argument(
+        "--form", choices=("auto", "sform", "qform"), default="auto", help="which form of a NIfTI file speaks (auto)"
+    )
+    sub.add_argument("--assume-ras", action="store_true", help="take NIfTI files without form codes as RAS+")
+    sub.add_argument("--allow-gaps", action="store_true", help="fill missing DICOM slices by interpolation")
+
+
+def _check(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "check",
+        "Judge scans, folders, DICOM studies and datalists before anything runs on them.",
+        "neurobundle check data/hippocampus",
+    )
+    sub.add_argument("paths", nargs="*", metavar="PATH", help="files and folders, at any depth")
+    sub.add_argument("--datalist", type=Path, metavar="DATALIST", help="check a data set for training instead")
+    sub.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
+    sub.add_argument("--label-values", default="", metavar="0,1,2", help="refuse a label map with any other value")
+    _policy_options(sub)
+    sub.add_argument("--all", action="store_true", help="a row for each good file, however many there are")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _convert(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "convert",
+        "Write the volumes of DICOM studies as NIfTI files, each with a sidecar that tells no patient.",
+        "neurobundle convert study -o nifti",
+    )
+    sub.add_argument("path", metavar="DICOM", help="a folder of DICOM files, at any depth, or one file")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    sub.add_argument("--4d", dest="series_as_4d", action="store_true", help="one 4D file for a time series")
+    sub.add_argument("--allow-gaps", action="store_true", help="fill missing slices by interpolation")
+    sub.add_argument("--real-world", action="store_true", help="real-world values where the files map to them")
+
+
 def _run(commands: Any) -> None:
     sub = _command(
         commands,
@@ -83,14 +125,21 @@ def _run(commands: Any) -> None:
     )
     sub.add_argument("name", help="a bundle's name or folder")
     sub.add_argument(
-        "-i", "--inputs", nargs="+", required=True, metavar="INPUT", help="NIfTI files, or folders of them"
+        "-i", "--inputs", nargs="+", required=True, metavar="INPUT", help="NIfTI files, folders, DICOM studies"
     )
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     sub.add_argument(
         "--input", dest="input_kind", default="auto", metavar="auto|crop|head", help="what the field of view is (auto)"
     )
     sub.add_argument("--side", default="left", metavar="left|right", help="which side a crop shows (left)")
+    sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan is which channel (YAML or JSON)")
+    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help="a missing channel (refuse)")
+    _policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    sub.add_argument("--redo", action="store_true", help="do cases again that an earlier run finished")
+    sub.add_argument(
+        "--salted-names", action="store_true", help="name cases by hex digits, and no file or folder of the input"
+    )
     _config_options(sub)
 
 

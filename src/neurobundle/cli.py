@@ -121,6 +121,45 @@ def _do_info(options: argparse.Namespace) -> int:
     return int(ExitCode.OK)
 
 
+def _policy(options: argparse.Namespace) -> Any:
+    from neurobundle.load.gate import Policy
+
+    return Policy(
+        nonfinite=options.nonfinite, form=options.form, assume_ras=options.assume_ras, allow_gaps=options.allow_gaps
+    )
+
+
+def _do_check(options: argparse.Namespace) -> int:
+    from neurobundle.commands.check import as_json_text, as_table, check, check_datalist
+    from neurobundle.errors import SettingError
+
+    if bool(options.paths) == bool(options.datalist):
+        raise SettingError("check wants either paths or --datalist", "For example: neurobundle check data.")
+    if options.datalist:
+        known = _numbers(options.label_values)
+        report = check_datalist(options.datalist, options.dataset_dir, known, _progress)
+    else:
+        report = check(options.paths, _policy(options), _progress)
+    _say(as_json_text(report) if options.json else as_table(report, everything=options.all))
+    return int(report.exit_code)
+
+
+def _do_convert(options: argparse.Namespace) -> int:
+    from neurobundle.commands.convert import convert
+    from neurobundle.load.gate import Policy
+
+    report = convert(
+        options.path,
+        options.output,
+        Policy(allow_gaps=options.allow_gaps),
+        series_as_4d=options.series_as_4d,
+        real_world=options.real_world,
+        progress=_progress,
+    )
+    _say(f"{report.n_written} of {len(report.cases)} volumes written: {report.output}")
+    return int(report.exit_code)
+
+
 def _do_run(options: argparse.Namespace) -> int:
     from neurobundle.commands.run import Run
 
@@ -132,6 +171,11 @@ def _do_run(options: argparse.Namespace) -> int:
         overlays=options.config,
         settings=_settings(options),
         pictures=not options.no_pictures,
+        policy=_policy(options),
+        mapping=options.mapping,
+        missing=options.missing,
+        redo=options.redo,
+        salted_names=options.salted_names,
         debug=options.debug,
     )
     if options.print_command:
@@ -139,7 +183,8 @@ def _do_run(options: argparse.Namespace) -> int:
         return int(ExitCode.OK)
     report = run(options.inputs, _progress)
     passed = sum(result.passed for result in report.results)
-    _say(f"{passed} of {len(report.results)} cases done: {report.output}")
+    before = f" ({report.skipped} of them before)" if report.skipped else ""
+    _say(f"{passed} of {len(report.results)} cases done{before}: {report.output}")
     return int(report.exit_code)
 
 

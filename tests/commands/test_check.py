@@ -199,7 +199,9 @@ class TestDatalist:
 
 def test_it_is_a_light_door(tmp_path: Path) -> None:
     faults.good(tmp_path)
-    code = "import sys; from neurobundle.cli import main as m; m(['check', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys; from neurobundle.cli import main as m; m(['check', sys.argv[1]]); sys.exit('torch' in sys.modules)"
+    )
     words = [sys.executable, "-c", code, str(tmp_path)]
     assert subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode == 0
 

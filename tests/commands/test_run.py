@@ -75,9 +75,8 @@ def test_output_grid_is_input_grid(run: Callable[..., int], crops: Path, tmp_pat
 
 
 def test_thick_oblique_slices_come_back_on_their_grid(run: Callable[..., int], tmp_path: Path) -> None:
-    affine = nib.affines.from_matvec(
-        np.array([[0.8, -0.2, 0.3], [0.2, 0.9, -0.4], [0.0, 0.1, 3.0]]), (-10.0, 5.0, 40.0)
-    )
+    turn = nib.quaternions.quat2mat(np.array([0.9, 0.2, -0.3, 0.25]))
+    affine = nib.affines.from_matvec(turn * (0.8, 0.9, 3.0), (-10.0, 5.0, 40.0))
     array = np.random.default_rng(0).uniform(50, 100, (26, 28, 9)).astype(np.float32)
     nib.save(nib.Nifti1Image(array, affine), tmp_path / "oblique.nii.gz")
     assert run(tmp_path / "oblique.nii.gz") == 0
@@ -103,9 +102,9 @@ def halve(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "cause"),
     [
-        pytest.param(halve, "cannot be read", id="1-truncated"),
+        pytest.param(halve, "truncated", id="1-truncated"),
         pytest.param(lambda path: path.write_bytes(b""), "empty", id="2-empty"),
-        pytest.param(lambda path: path.write_text("hello"), "cannot be read", id="4-text"),
+        pytest.param(lambda path: path.write_text("hello"), "not a NIfTI file", id="4-text"),
         pytest.param(
             lambda path: nib.save(nib.Nifti1Image(np.full((24, 24, 24), 5.0, np.float32), np.eye(4)), path),
             "no signal",

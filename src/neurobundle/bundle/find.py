@@ -8,13 +8,14 @@ that this file lies in; where a name is there twice, the first one counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import neurobundle
 from neurobundle.bundle.configfile import CONFIG_SUFFIXES, read_config
 from neurobundle.errors import SettingError, closest
+from neurobundle.load.study.channels import channel_named, channels_named
 
 PATH_VARIABLE = "NEUROBUNDLE_PATH"
 
@@ -162,6 +163,35 @@ def structures_of(bundle_dir: Path) -> dict[int, str]:
     """The name of each label value but the background, from the bundle's metadata."""
     labels = info(bundle_dir)["labels"]
     return {int(value): name for value, name in labels.items() if name.lower() != "background"}
+
+
+def channels_of(bundle_dir: Path) -> tuple[str, ...]:
+    """The MR sequences that a bundle's network sees, in its order; empty if they are none that the rules know.
+
+    Args:
+        bundle_dir: its ``channel_def`` of the input ``image`` is read.
+    """
+    names = _image_format(bundle_dir).get("channel_def", {})
+    try:
+        return channels_named(str(names[key]) for key in sorted(names, key=int))
+    except (SettingError, ValueError):
+        return ()
+
+
+def reference_of(bundle_dir: Path) -> str | None:
+    """The channel whose grid is the native one, if the metadata name it; else it is the first."""
+    name = _image_format(bundle_dir).get("reference")
+    return channel_named(str(name)) if name else None
+
+
+def can_fill(bundle_dir: Path) -> bool:
+    """Whether a bundle says that its network can do without a channel (``"missing_channels": "fill"``)."""
+    return _image_format(bundle_dir).get("missing_channels") == "fill"
+
+
+def _image_format(bundle_dir: Path) -> Mapping[str, Any]:
+    found = read_metadata(bundle_dir).get("network_data_format", {}).get("inputs", {}).get("image", {})
+    return found if isinstance(found, dict) else {}
 
 
 def _is_bare(text: str) -> bool:

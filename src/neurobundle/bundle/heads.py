@@ -54,7 +54,7 @@ def segment_head(
     for place in places:
         crop = folder / f"{place.side}.nii.gz"
         nib.save(nib.Nifti1Image(crop_to(head.data, head.affine, place), place.affine), crop)
-        runner.predict(crop, place.side)
+        runner.predict([crop], place.side)
         found = read_scan(folder / f"{place.side}_seg.nii.gz", LABEL).data
         unmirrored = found[::-1] if place.mirrored else found
         causes = runner.part("plausible").causes(unmirrored, place.affine, centred=True) if plausible else []

@@ -50,6 +50,7 @@ class CaseResult:
         outputs: the sha256 of each file that was written, by name.
         volumes_ml: millilitres by structure.
         places: where in a head the structures were found.
+        study: of a study, which scan was chosen for each channel and why, and what was passed over and why.
         error: the message after the word ERROR.
         warnings: what was noticed and did not stop the case.
         key: what the result depends on: ``input``, ``weights``, ``config``, ``versions``.
@@ -64,6 +65,7 @@ class CaseResult:
     outputs: dict[str, str] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
     places: list[dict[str, Any]] = field(default_factory=list)
+    study: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     warnings: list[str] = field(default_factory=list)
     key: dict[str, Any] = field(default_factory=dict)

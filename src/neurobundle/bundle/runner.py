@@ -176,19 +176,20 @@ class CaseRunner:
         """Whether the config defines a part."""
         return name in self.workflow.parser
 
-    def predict(self, image: Path, case: str) -> None:
-        """Run the config's chain on one image, as its evaluator would; its postprocessing writes the result.
+    def predict(self, images: Sequence[Path], case: str) -> None:
+        """Run the config's chain on one case, as its evaluator would; its postprocessing writes the result.
 
         The parts are called here one by one, since an ignite engine does not run again after an exception.
 
         Args:
-            image: a file.
+            images: a file, or one a channel.
             case: names the output.
         """
         import torch
         from monai.data.utils import decollate_batch, list_data_collate
 
-        batch = list_data_collate([self.preprocessing({"image": str(image), "case": case})])
+        paths = [str(path) for path in images]
+        batch = list_data_collate([self.preprocessing({"image": paths if len(paths) > 1 else paths[0], "case": case})])
         require_memory(largest_grid(batch["image"]), self.classes)
         with torch.no_grad():
             batch["pred"] = infer(self.inferer, batch["image"].to(self.evaluator.state.device), self.network)

@@ -7,26 +7,26 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
 
 from neurobundle.bundle import fingerprint, memory
-from neurobundle.bundle.find import find_bundle, structures_of
+from neurobundle.bundle.find import can_fill, channels_of, find_bundle, reference_of, structures_of
 from neurobundle.bundle.heads import segment_head
 from neurobundle.bundle.journal import CaseResult as CaseResult
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.commands.sources import Source, find_sources
+from neurobundle.commands.sources import Source, Wanted, find_sources
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
-from neurobundle.export.nifti import save_label_map
+from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.geometry import same_grid
-from neurobundle.load.gate import Policy
+from neurobundle.load.gate import LABEL, STRICT, Policy
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
 
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 ZOOM_MARGIN_MM = 18.0
 INPUT_KINDS = ("auto", "crop", "head")
 SIDES = ("left", "right")
-
-_LABELS = Policy(kind="label")
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,9 @@ class Run:
         overlays: names or paths of config overlays.
         settings: values by id.
         pictures: whether to draw ``<case>.png``.
+        policy: what the gate allows.
+        mapping: a file that says which scan is which channel.
+        missing: ``refuse`` a study that lacks a channel, or ``fill`` it with zeros, if the bundle says it can.
         redo: do cases again that an earlier run finished.
         salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
         debug: let any exception of a case through, with its traceback.
@@ -80,6 +81,9 @@ class Run:
         overlays: Sequence[str] = (),
         settings: Mapping[str, Any] | None = None,
         pictures: bool = True,
+        policy: Policy = STRICT,
+        mapping: Path | None = None,
+        missing: Literal["refuse", "fill"] = "refuse",
         redo: bool = False,
         salted_names: bool = False,
         debug: bool = False,
@@ -92,6 +96,10 @@ class Run:
         self.bundle_dir = find_bundle(bundle)
         self.output, self.input_kind, self.pictures, self.debug = output, input_kind, pictures, debug
         self.redo, self.salted_names = redo, salted_names
+        if missing == "fill" and not can_fill(self.bundle_dir):
+            raise SettingError(f"{self.bundle_dir.name} cannot do without a channel", "Leave --missing out.")
+        channels, reference = channels_of(self.bundle_dir), reference_of(self.bundle_dir)
+        self.wanted = Wanted(channels, reference, mapping, missing, policy)
         self.settings = {**(settings or {}), "output_dir": str(output)}
         self.overlays = overlays
         self.runner: CaseRunner | None = None
@@ -123,7 +131,7 @@ class Run:
         skipped = 0
         with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
             work = Path(folder)
-            sources = find_sources(inputs, self.output, work=work, salted=self.salted_names)
+            sources = find_sources(inputs, self.output, work=work, wanted=self.wanted, salted=self.salted_names)
             self.journal.open()
             self._build(work)
             for source in progress(sources):
@@ -145,6 +153,7 @@ class Run:
                 device=str(self.runner.part("device")),
                 input_kind=self.input_kind,
                 side=self.side,
+                gate=[asdict(self.wanted.policy), self.wanted.missing],
             ),
             "versions": dict(fingerprint.versions()),
         }
@@ -166,7 +175,7 @@ class Run:
                 raise
             self._failed(result, error)
         finally:
-            for scrap in self.work.glob("*.nii.gz"):
+            for scrap in [*self.work.glob("*.nii.gz"), *self.work.glob("*.nii")]:
                 scrap.unlink()
         result.timing["seconds"] = round(time.perf_counter() - started, 3)
         result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
@@ -195,7 +204,10 @@ class Run:
     def _segment(self, source: Source, result: CaseResult) -> None:
         assert self.runner is not None
         with _timed(result, "read"):
-            scan = source.read()
+            try:
+                scan = source.read()
+            finally:
+                result.study = source.study
         for text in scan.warnings:
             result.warn(source.spoken(text))
         result.input = self._kind(scan)
@@ -205,20 +217,20 @@ class Run:
             if result.input == "head":
                 labels, structures = self._segment_head(source, result)
             else:
-                labels = self._segment_crop(scan, source.path, result)
+                labels = self._segment_crop(scan, source.opened, result)
         with _timed(result, "write"), self.journal.writing(result, target):
-            save_label_map(target, labels, scan.affine, form_code=scan.form_code)
+            save_label_map(target, labels, scan.affine, form_code=scan.form_code, units=scan.units)
         result.output = target.name
         with _timed(result, "describe"):
             self._describe(scan, target, structures, result)
 
-    def _segment_crop(self, scan: Scan, image: Path, result: CaseResult) -> np.ndarray:
+    def _segment_crop(self, scan: Scan, images: list[Path], result: CaseResult) -> np.ndarray:
         assert self.runner is not None
         if self.side == "right":
-            image = self.work / f"{result.case}.nii.gz"
-            nib.save(nib.Nifti1Image(_mirrored(scan.data, scan.affine), scan.affine), image)
-        self.runner.predict(image, result.case)
-        found = read_scan(self.work / f"{result.case}_seg.nii.gz", _LABELS)
+            mirrored = self.work / f"{result.case}.nii.gz"
+            images = [save_volume(mirrored, _mirrored(scan.data, scan.affine), scan.affine)]
+        self.runner.predict(images, result.case)
+        found = read_scan(self.work / f"{result.case}_seg.nii.gz", LABEL)
         if self.side == "right":
             found = Scan(_mirrored(found.data, found.affine), found.affine)
         if self.runner.has("plausible"):
@@ -250,7 +262,7 @@ class Run:
     def _segment_head(self, source: Source, result: CaseResult) -> tuple[np.ndarray, dict[int, str]]:
         assert self.runner is not None
         try:
-            head = segment_head(self.runner, self.runner.part("head"), source.path, self.work, self.structures)
+            head = segment_head(self.runner, self.runner.part("head"), source.opened[0], self.work, self.structures)
         except PlaceError as error:
             scan = source.read()
             boxes = place_outline(error.places, scan.data.shape, scan.affine)
@@ -266,7 +278,7 @@ class Run:
         return picture
 
     def _describe(self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
-        written = read_scan(target, _LABELS)
+        written = read_scan(target, LABEL)
         if not same_grid(source.data.shape, source.affine, written.data.shape, written.affine):
             raise InputError("the result does not lie on the input's grid", "Report this.")
         result.volumes_ml = volumes_ml(written.data, written.affine, structures)

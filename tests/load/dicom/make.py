@@ -6,6 +6,7 @@ Every voxel of a volume has its own value, so that no flip or swap goes unseen.
 from __future__ import annotations
 
 import struct
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ MR, ENHANCED_MR, SR = (
 STUDY, SERIES = "1.2.826.0.1.3680043.10.1", "1.2.826.0.1.3680043.10.1.1"
 
 #: An oblique pair: row and column directions of slices that are turned about two axes.
-OBLIQUE = np.array([[0.96, 0.0, -0.28], [-0.1008, 0.9328, -0.3456]])
+OBLIQUE = np.array([[0.96, 0.0, -0.28], [0.168, 0.8, 0.576]])
 AXIAL = np.array([[1.0, 0, 0], [0, 1, 0]])
 
 Edit = Callable[[Dataset, int], None]
@@ -43,9 +44,7 @@ def voxels(shape: tuple[int, int, int]) -> np.ndarray:
     return values.reshape(shape).astype(np.uint16) + 1
 
 
-def affine_of(
-    first: Sequence[float], orientation: np.ndarray, spacing: tuple[float, float], step: float
-) -> np.ndarray:
+def affine_of(first: Sequence[float], orientation: np.ndarray, spacing: tuple[float, float], step: float) -> np.ndarray:
     """The affine by PS3.3's equation C.7.6.2.1-1 with a third column, and x and y turned to RAS+."""
     lps = np.eye(4)
     lps[:3, 0] = orientation[0] * spacing[1]
@@ -69,7 +68,7 @@ def write(dataset: Dataset, path: Path, syntax: UID = ExplicitVRLittleEndian) ->
 
 def decimals(numbers: Iterable[float]) -> list[str]:
     """Numbers as DICOM's decimal strings, 16 characters at most."""
-    return [f"{number:.12g}"[:16] for number in numbers]
+    return [f"{number:.13f}"[:16] for number in numbers]
 
 
 def header(sop_class: str = MR, number: int = 1, series: str = SERIES, study: str = STUDY) -> Dataset:
@@ -235,13 +234,16 @@ def mosaic(
         picture[row : row + rows, column : column + columns] = data[:, :, n].T
     ds = header(number=number)
     ds.ImageType, ds.AcquisitionNumber = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"], number
-    corner = first - OBLIQUE[0] * spacing[1] * (side - 1) * columns / 2 - OBLIQUE[1] * spacing[0] * (side - 1) * rows / 2
+    corner = (
+        first - OBLIQUE[0] * spacing[1] * (side - 1) * columns / 2 - OBLIQUE[1] * spacing[0] * (side - 1) * rows / 2
+    )
     ds.ImagePositionPatient, ds.ImageOrientationPatient = decimals(corner), decimals(OBLIQUE.ravel())
     ds.PixelSpacing, ds.SliceThickness, ds.SpacingBetweenSlices = decimals(spacing), "3", f"{step:g}"
     block = ds.private_block(0x0019, "SIEMENS MR HEADER", create=True)
     block.add_new(0x0A, "US", slices)
     if csa:
         tags = {"NumberOfImagesInMosaic": ("US", [str(slices)]), "SliceNormalVector": ("FD", decimals(normal))}
+        tags["AcquisitionMatrixText"] = ("SH", [f"{columns}*{rows}"])  # nibabel asks for it
         ds.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa_header(tags))
     put_pixels(ds, picture)
     if edit is not None:
@@ -253,7 +255,7 @@ def mosaic(
 
 
 def csa_header(tags: dict[str, tuple[str, list[str]]]) -> bytes:
-    """A CSA2 header with some tags, as nibabel's documentation describes it (nipy.org/nibabel/dicom/siemens_csa.html)."""
+    """A CSA2 header with some tags (nipy.org/nibabel/dicom/siemens_csa.html)."""
     content = b"SV10\4\3\2\1" + struct.pack("<2I", len(tags), 77)
     for name, (vr, values) in tags.items():
         content += struct.pack("<64si4siii", name.encode(), len(values), vr.encode(), 0, len(values), 77)
@@ -261,6 +263,17 @@ def csa_header(tags: dict[str, tuple[str, list[str]]]) -> bytes:
             text = value.encode() + b"\0"
             content += struct.pack("<4i", len(text), len(text), 77, len(text)) + text + bytes(-len(text) % 4)
     return content + bytes(len(content) % 2)
+
+
+def nibabels(path: Path, voxels_too: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels and RAS+ affine of a file by nibabel, whose first axis runs along a column of pixels."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls its readers experimental, and numpy parts of them deprecated
+        from nibabel.nicom.dicomwrappers import wrapper_from_file
+
+        theirs = wrapper_from_file(path)
+        data = np.asarray(theirs.get_data()) if voxels_too else np.empty(0)
+        return data, np.diag([-1.0, -1, 1, 1]) @ theirs.affine
 
 
 def move(path: Path, offset: Sequence[float]) -> None:

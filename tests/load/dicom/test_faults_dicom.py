@@ -109,9 +109,8 @@ def stray_slice(folder: Path) -> None:
 
 def colour(folder: Path) -> None:
     for k in range(20):
-        make.change(
-            folder / f"IM{k:04d}", SamplesPerPixel=3, PhotometricInterpretation="RGB", BitsAllocated=8, PlanarConfiguration=0
-        )
+        eight = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PixelData": bytes(240)}
+        make.change(folder / f"IM{k:04d}", SamplesPerPixel=3, PhotometricInterpretation="RGB", **eight)
 
 
 def one_slice(folder: Path) -> None:
@@ -137,7 +136,11 @@ REFUSED = {
     "38-no-pixels": (no_pixels, "it holds no pixels", "IM0001"),
     "39-odd-rows": (odd_rows, "it has 9 x 8 pixels, the other slices 10 x 8", "IM0006"),
     "39-odd-spacing": (odd_spacing, "its pixels are 1.5 x 1.5 mm, those of the other slices 1.5 x 1.25", "IM0006"),
-    "40-no-geometry": (no_geometry, r"it has no ImagePositionPatient \(0020,0032\); the same in 19 more files", "IM0000"),
+    "40-no-geometry": (
+        no_geometry,
+        r"it has no ImagePositionPatient \(0020,0032\); the same in 19 more files",
+        "IM0000",
+    ),
     "41-huge": (huge, "65535 x 65535 pixels", "IM0000"),
     "45-slope-0": (slope("0"), "RescaleSlope is 0", "IM0002"),
     "45-slope-nan": (slope("nan"), "RescaleSlope is nan", "IM0002"),
