@@ -151,9 +151,8 @@ def _do_convert(options: argparse.Namespace) -> int:
     report = convert(
         options.path,
         options.output,
-        Policy(allow_gaps=options.allow_gaps),
+        Policy(allow_gaps=options.allow_gaps, real_world=options.real_world),
         series_as_4d=options.series_as_4d,
-        real_world=options.real_world,
         progress=_progress,
     )
     _say(f"{report.n_written} of {len(report.cases)} volumes written: {report.output}")

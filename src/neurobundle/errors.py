@@ -104,10 +104,16 @@ def exit_code(passed: Iterable[bool]) -> ExitCode:
 
 
 def causes_of(error: BaseException) -> list[BaseException]:
-    """An exception and what it was raised from, outermost first."""
+    """An exception and what it was raised from, outermost first; one that was raised from itself ends the chain.
+
+    >>> error = InputError("it is empty")
+    >>> error.__cause__ = error
+    >>> len(causes_of(error))
+    1
+    """
     chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     return chain

@@ -15,7 +15,6 @@ from typing import Any
 import neurobundle
 from neurobundle.bundle.configfile import CONFIG_SUFFIXES, read_config
 from neurobundle.errors import SettingError, closest
-from neurobundle.load.study.channels import channel_named, channels_named
 
 PATH_VARIABLE = "NEUROBUNDLE_PATH"
 
@@ -171,6 +170,8 @@ def channels_of(bundle_dir: Path) -> tuple[str, ...]:
     Args:
         bundle_dir: its ``channel_def`` of the input ``image`` is read.
     """
+    from neurobundle.load.study import channels_named  # numpy comes with it, and `list` and `info` need none
+
     names = _image_format(bundle_dir).get("channel_def", {})
     try:
         return channels_named(str(names[key]) for key in sorted(names, key=int))
@@ -180,6 +181,8 @@ def channels_of(bundle_dir: Path) -> tuple[str, ...]:
 
 def reference_of(bundle_dir: Path) -> str | None:
     """The channel whose grid is the native one, if the metadata name it; else it is the first."""
+    from neurobundle.load.study import channel_named
+
     name = _image_format(bundle_dir).get("reference")
     return channel_named(str(name)) if name else None
 

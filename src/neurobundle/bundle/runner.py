@@ -73,9 +73,8 @@ def understood(error: Exception, case: str, file: str | Path) -> NeurobundleErro
 
 def _root(error: BaseException) -> BaseException:
     """What an exception was raised from, to the end; MONAI's own says only which transform it happened in."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
+    chain = causes_of(error)
+    return next((cause for cause in chain if cause.__cause__ is None), chain[-1])
 
 
 def ends_the_run(error: NeurobundleError) -> bool:

@@ -26,7 +26,6 @@ from neurobundle.load.dicom import (
     require_images,
     time_series,
 )
-from neurobundle.load.dicom.pixels import real_world_values
 from neurobundle.load.dicom.vocabulary import SCANNING_SEQUENCES, SEQUENCE_VARIANTS
 from neurobundle.load.gate import STRICT, Policy
 from neurobundle.load.scan import Scan
@@ -105,7 +104,6 @@ def convert(
     policy: Policy = STRICT,
     *,
     series_as_4d: bool = False,
-    real_world: bool = False,
     progress: Callable[[Sequence[Any]], Iterable[Any]] | None = None,
 ) -> Report:
     """Write each volume of a DICOM folder as ``<output>/<study key>/<volume key>.nii.gz`` with its sidecar.
@@ -117,7 +115,6 @@ def convert(
         output: made if need be; volumes of the same names are replaced.
         policy: what is allowed beyond the default.
         series_as_4d: write a time series as one file with four axes, instead of one file a time.
-        real_world: take real-world values where a file has them.
         progress: wraps the list of what is written, as tqdm does.
 
     Returns:
@@ -135,9 +132,8 @@ def convert(
     require_writable(out)
     work = [job for study in folder.studies for job in _jobs(study, series_as_4d)]
     report = Report(out, [], folder.set_aside, folder.verdict.warnings)
-    with real_world_values(real_world):
-        for case, volumes in progress(work) if progress else work:
-            report.cases.append(_convert(case, volumes, out, policy))
+    for case, volumes in progress(work) if progress else work:
+        report.cases.append(_convert(case, volumes, out, policy))
     content = {key: value for key, value in asdict(report).items() if key != "output"}
     write_json(out / REPORT_NAME, {"neurobundle": __version__, **content})
     return report

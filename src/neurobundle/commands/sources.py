@@ -24,9 +24,10 @@ from neurobundle.load.gate import STRICT, Policy
 from neurobundle.load.inputs import find_images
 from neurobundle.load.names import is_nifti_name, unique_case_names
 from neurobundle.load.scan import Scan, is_dicom, read_scan
-from neurobundle.load.study import Study, find_studies, read_study
+from neurobundle.load.study import Choice, Study, find_studies, read_study
 from neurobundle.load.study.filenames import recognise_name
 from neurobundle.load.study.folders import is_bids
+from neurobundle.load.study.mapping import SUFFIXES as MAPPING_SUFFIXES
 from neurobundle.types import NIFTI_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -155,26 +156,36 @@ class StudySource(Source):
         """
         assert self.found is not None
         wanted = self.wanted
-        choices = {"chosen": self.found.choices.values(), "passed_over": self.found.passed_over}
-        self.study = {name: [choice.as_json() for choice in several] for name, several in choices.items()}
+        self._say(self.found.choices.values(), self.found.passed_over)
         scan = read_study(self.found, wanted.channels, wanted.reference, wanted.missing, wanted.policy)
-        self.study = {
-            "chosen": list(scan.chosen),
-            "passed_over": list(scan.passed_over),
-            "missing": list(scan.missing),
-        }
+        self.study |= {"chosen": self._hidden(scan.chosen), "missing": list(scan.missing)}
         named = zip(wanted.channels, scan.data, strict=True)
         self.opened = [self._written(channel, data, scan) for channel, data in named]
         shown = wanted.channels.index(wanted.reference) if wanted.reference else 0
         return Scan(scan.data[shown], scan.affine, scan.warnings, scan.form_code, scan.units)
+
+    def _say(self, chosen: Iterable[Choice], passed_over: Iterable[Choice]) -> None:
+        """Note the choices, so that a study that is refused says too what was there."""
+        self.study = {
+            "chosen": self._hidden(choice.as_json() for choice in chosen),
+            "passed_over": self._hidden(choice.as_json() for choice in passed_over),
+        }
+
+    def _hidden(self, choices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Choices as the report may show them; the key of a DICOM volume tells nobody's name."""
+        if self.shown or (self.found is not None and self.found.layout == "dicom"):
+            return list(choices)
+        return [{name: value for name, value in choice.items() if name != "source"} for choice in choices]
 
     def spoken(self, text: str) -> str:
         """A text that names no file of the study, if it is not to be named."""
         if self.shown or self.found is None:
             return text
         for choice in [*self.found.choices.values(), *self.found.passed_over]:
+            file = isinstance(choice.source, Path)
             for path in [choice.source] if isinstance(choice.source, Path) else choice.source.files:
-                text = text.replace(str(path), self.case).replace(path.name, "a file")
+                for name in (str(path), path.name, *([choice.name] if file else [])):
+                    text = text.replace(name, "a file")
         return text.replace(str(self.found.folder), self.case)
 
 
@@ -217,11 +228,13 @@ def _holds_studies(place: Path, wanted: Wanted) -> bool:
     if wanted.mapping is not None or is_bids(place):
         return True
     if place.is_file():
-        return is_dicom(place)
+        return is_dicom(place) or place.suffix.lower() in MAPPING_SUFFIXES
     if not place.is_dir():
         return False
     names = [path.name for path in place.rglob("*") if is_nifti_name(path.name)]
-    return not names or len(wanted.channels) > 1 or any(recognise_name(name).channel for name in names)
+    if not names:
+        return any(is_dicom(path) for path in place.rglob("*") if path.is_file())
+    return len(wanted.channels) > 1 or any(recognise_name(name).channel for name in names)
 
 
 def _study_sources(place: Path, wanted: Wanted, work: Path, salted: bool) -> list[Source]:

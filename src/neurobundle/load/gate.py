@@ -113,6 +113,8 @@ class Policy:
         channels: how many channels a 4D file must have; None refuses 4D unless its last axis is 1.
         spatial_dims: 3, or 2 where a flat image is wanted.
         allow_gaps: fill a DICOM stack's missing slices by interpolation, with a warning.
+        allow_empty: let an image without a signal pass: a channel that a study lacks and that was filled with zeros.
+        real_world: take a DICOM file's real-world values where it maps to some.
     """
 
     kind: Kind = "image"
@@ -122,6 +124,8 @@ class Policy:
     channels: int | None = None
     spatial_dims: int = 3
     allow_gaps: bool = False
+    allow_empty: bool = False
+    real_world: bool = False
 
 
 #: What every command does where the user allowed nothing.
@@ -334,7 +338,7 @@ def check_voxels(data: npt.NDArray[Any], policy: Policy = STRICT, file: str | Pa
     if max(abs(float(low)), abs(float(high))) > ABSURD_VALUE:
         cause = f"its values run from {low:g} to {high:g}, an absurd range"
         return [*found, refuse("range", cause, "Look at scl_slope, and export it again.", file)]
-    if policy.kind == "image" and low == high:
+    if policy.kind == "image" and not policy.allow_empty and low == high:
         return [*found, refuse("signal", f"it has no signal: all voxels are {low:g}", "Leave the case out.", file)]
     return found
 

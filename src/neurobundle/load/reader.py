@@ -42,6 +42,8 @@ class Reader(ImageReader):
         channels: how many channels a 4D file must have; None refuses 4D unless its last axis is 1.
         spatial_dims: 3, or 2 for flat images.
         allow_gaps: fill missing DICOM slices by interpolation.
+        allow_empty: let an image without a signal pass, for networks that can do without a channel.
+        real_world: take DICOM real-world values where a file maps to some.
     """
 
     def __init__(
@@ -53,9 +55,13 @@ class Reader(ImageReader):
         channels: int | None = None,
         spatial_dims: int = 3,
         allow_gaps: bool = False,
+        allow_empty: bool = False,
+        real_world: bool = False,
     ) -> None:
         super().__init__()
-        self.policy = Policy(kind, nonfinite, form, assume_ras, channels, spatial_dims, allow_gaps)
+        self.policy = Policy(
+            kind, nonfinite, form, assume_ras, channels, spatial_dims, allow_gaps, allow_empty, real_world
+        )
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Whether all paths are NIfTI files by name, or DICOM files or folders; asked only where MONAI chooses."""

@@ -96,6 +96,8 @@ class NormalizeForegroundd(MapTransform):
         keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
         lower: percentile to clip at from below.
         upper: percentile to clip at from above.
+        allow_empty: leave a channel that is 0 everywhere as it is: one that a study lacks, for a network that can do
+            without.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -103,10 +105,15 @@ class NormalizeForegroundd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, lower: float = 0.5, upper: float = 99.5, allow_missing_keys: bool = False
+        self,
+        keys: KeysCollection,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        allow_empty: bool = False,
+        allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.lower, self.upper = lower, upper
+        self.lower, self.upper, self.allow_empty = lower, upper, allow_empty
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Normalise the images of one case."""
@@ -126,6 +133,8 @@ class NormalizeForegroundd(MapTransform):
         bad = int((~torch.isfinite(values)).sum())
         if bad:
             raise InputError(f"{bad} of its {values.numel()} voxels are NaN or infinite", "Repair or exclude the scan.")
+        if self.allow_empty and not values.any():
+            return values
         mask = foreground(values)
         return z_score(clip_percentiles(values, self.lower, self.upper, mask), mask)
 

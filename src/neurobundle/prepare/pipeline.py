@@ -26,6 +26,7 @@ def mri_preprocessing(
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     lower: float = 0.5,
     upper: float = 99.5,
+    allow_empty: bool = False,
 ) -> Compose:
     """Load, orient to RAS+, resample, clip at two percentiles and z-score over the foreground.
 
@@ -35,6 +36,7 @@ def mri_preprocessing(
         spacing_mm: voxel sizes of the network's grid along R, A and S.
         lower: percentile to clip at from below, over the foreground.
         upper: percentile to clip at from above, over the foreground.
+        allow_empty: let a channel without a signal pass, for a network that can do without one.
 
     Returns:
         A flat ``Compose``: images become ``(channel, i, j, k)`` float32, label maps the same with whole numbers.
@@ -42,16 +44,16 @@ def mri_preprocessing(
     keys = [*image_keys, *label_keys]
     modes = ["bilinear"] * len(image_keys) + ["nearest"] * len(label_keys)
     steps: list[Transform] = [
-        *_loaders(image_keys, label_keys),
+        *_loaders(image_keys, label_keys, allow_empty),
         EnsureTyped(keys, dtype=torch.float32),
         Orientationd(keys, axcodes=CANONICAL_AXES, labels=AXIS_LABELS),
         Spacingd(keys, pixdim=tuple(spacing_mm), mode=modes, padding_mode="border"),
-        NormalizeForegroundd(image_keys, lower=lower, upper=upper),
+        NormalizeForegroundd(image_keys, lower=lower, upper=upper, allow_empty=allow_empty),
     ]
     return Compose(steps)
 
 
-def _loaders(image_keys: Sequence[str], label_keys: Sequence[str]) -> list[Transform]:
+def _loaders(image_keys: Sequence[str], label_keys: Sequence[str], allow_empty: bool) -> list[Transform]:
     """Through the gate: an image must have a signal, a label map may be empty."""
     plugin = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = plugin.level
@@ -60,8 +62,11 @@ def _loaders(image_keys: Sequence[str], label_keys: Sequence[str]) -> list[Trans
         warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
         plugin.setLevel(logging.ERROR)
         loaders = [
-            LoadImaged(keys, reader="neurobundle.load.Reader", kind=kind, image_only=True, ensure_channel_first=True)
-            for keys, kind in ((image_keys, "image"), (label_keys, "label"))
+            LoadImaged(keys, reader="neurobundle.load.Reader", image_only=True, ensure_channel_first=True, **expected)
+            for keys, expected in (
+                (image_keys, {"kind": "image", "allow_empty": allow_empty}),
+                (label_keys, {"kind": "label"}),
+            )
             if keys
         ]
     plugin.setLevel(level)

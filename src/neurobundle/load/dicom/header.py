@@ -48,7 +48,7 @@ _UNDEFINED_LENGTH = 0xFFFFFFFF
 _UNSTATED = {(True, True): IMPLICIT_LITTLE, (False, True): EXPLICIT_LITTLE, (False, False): EXPLICIT_BIG}
 
 #: All that reading pixels needs. pydicom skips the rest, so no name is ever decoded.
-_TAGS = [
+TAGS = [
     "Rows",
     "Columns",
     "NumberOfFrames",
@@ -173,14 +173,14 @@ def open_pixels(file: Path) -> Iterator[Opened]:
         raise InputError(cause, "Check the path and its permissions.", file=file) from None
     with raw, quiet_pydicom():
         opened = _read_header(file, raw)
-        _require_room(opened)
+        require_room(opened)
         yield opened
 
 
 def _read_header(file: Path, raw: BufferedIOBase) -> Opened:
     try:
         dataset, stream, syntax = parse(raw, _tags())
-        layout = _layout(file, dataset, stream, syntax)
+        layout = layout_of(file, dataset, stream, syntax)
         needed = layout.value_at + layout.n_bytes
         size = stream.seek(0, io.SEEK_END)
         if syntax == DEFLATED and size < needed <= _MOST_EXPANSION * file.stat().st_size:
@@ -250,14 +250,14 @@ def _deflated_from(raw: BufferedIOBase) -> int | None:
 def _tags() -> tuple[int, ...]:
     from pydicom.tag import Tag
 
-    return tuple(Tag(keyword) for keyword in _TAGS)
+    return tuple(Tag(keyword) for keyword in TAGS)
 
 
 def _at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
     return tag in PIXEL_ELEMENTS
 
 
-def _layout(file: Path, dataset: Any, stream: BufferedIOBase, syntax: str) -> Layout:
+def layout_of(file: Path, dataset: Any, stream: BufferedIOBase, syntax: str) -> Layout:
     """What the header promises; the stream stands at the pixel element."""
     if syntax not in NATIVE and syntax not in ENCAPSULATED:
         raise InputError("its transfer syntax is not supported", _CONVERT, file=file)
@@ -343,7 +343,7 @@ def _require_supported(layout: Layout, dataset: Any) -> None:
         raise InputError("its values are given by a Modality LUT, not by a slope", _CONVERT, file=layout.file)
 
 
-def _require_room(opened: Opened) -> None:
+def require_room(opened: Opened) -> None:
     """Hold the promise against the file's size."""
     layout = opened.layout
     if layout.length is None:

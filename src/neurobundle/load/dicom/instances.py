@@ -197,7 +197,7 @@ def is_bare_dicom(head: bytes) -> bool:
 @lru_cache(maxsize=1)
 def _tags() -> tuple[int, ...]:
     creators = {(tag & 0xFFFF0000) | (tag >> 8 & 0xFF) for tag in PRIVATE}
-    return (*(tag_of(name) for name in [*_OUR_TAGS.split(), *header._TAGS]), *PRIVATE, *creators)
+    return (*(tag_of(name) for name in [*_OUR_TAGS.split(), *header.TAGS]), *PRIVATE, *creators)
 
 
 def _require_image(elements: Elements, meta: Elements) -> str:
@@ -234,10 +234,10 @@ def _class_name(uid: str) -> str:
 def _faults(file: Path, dataset: Any, stream: BufferedIOBase, syntax: str) -> tuple[tuple[Finding, ...], int]:
     """What the header says of the pixels that the file cannot hold or that nobody can use; and the number of frames."""
     try:
-        layout = header._layout(file, dataset, stream, syntax)
+        layout = header.layout_of(file, dataset, stream, syntax)
         size = stream.seek(0, io.SEEK_END)
         if syntax != DEFLATED:
-            header._require_room(header.Opened(layout, dataset, stream, size))
+            header.require_room(header.Opened(layout, dataset, stream, size))
         lines_of(dataset, layout.frames, file)
     except InputError as error:
         return (refuse("pixels", error.cause, error.way_out, file),), 1

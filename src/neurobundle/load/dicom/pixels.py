@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +21,13 @@ from neurobundle.load.dicom.header import AGAIN, Layout, Opened, open_pixels
 from neurobundle.load.dicom.syntax import is_lossy as is_lossy
 from neurobundle.load.dicom.values import apply_lines, lines_of
 
-_REAL_WORLD: ContextVar[bool] = ContextVar("real_world", default=False)
-
-
-@contextmanager
-def real_world_values(wanted: bool = True) -> Iterator[None]:
-    """Let whatever reads pixels within this block take real-world values, however deep it lies.
-
-    Args:
-        wanted: False changes nothing.
-    """
-    token = _REAL_WORLD.set(wanted or _REAL_WORLD.get())
-    try:
-        yield
-    finally:
-        _REAL_WORLD.reset(token)
-
 
 def read_pixels(files: Sequence[Path], *, real_world: bool = False) -> Iterator[npt.NDArray[Any]]:
     """The values of each file.
 
     Args:
         files: DICOM images, of any supported transfer syntax each.
-        real_world: apply the RealWorldValueMapping of a frame that has a linear one, instead of its rescale slope; so
-            does :func:`real_world_values`.
+        real_world: apply the RealWorldValueMapping of a frame that has a linear one, instead of its rescale slope.
 
     Yields:
         (frames, rows, columns), a file each, in native byte order: the stored integer type if slope is 1 and
@@ -61,7 +42,7 @@ def read_pixels(files: Sequence[Path], *, real_world: bool = False) -> Iterator[
     """
     with DecoderProcess() as decoder:
         for file in files:
-            yield _read(Path(file), decoder, real_world or _REAL_WORLD.get())
+            yield _read(Path(file), decoder, real_world)
 
 
 def _read(file: Path, decoder: DecoderProcess, real_world: bool) -> npt.NDArray[Any]:

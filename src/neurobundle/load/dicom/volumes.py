@@ -75,7 +75,7 @@ class DicomVolume:
         verdict.require(self.files[0])
         verdict.add(gate.check_memory(int(np.prod(self.shape, dtype=np.int64)) * 4, self.files[0]))
         verdict.require(self.files[0])
-        (data,), notes = _fill([self])
+        (data,), notes = _fill([self], policy.real_world)
         verdict.add(*notes, *gate.check_voxels(data, policy, self.files[0]))
         verdict.require(self.files[0])
         return Scan(data, self.affine, tuple(verdict.warnings))
@@ -120,7 +120,7 @@ def read_series_4d(volumes: Sequence[DicomVolume], policy: Policy = STRICT) -> S
     needed = int(np.prod(first.shape, dtype=np.int64)) * 8 * len(volumes)
     verdict.add(gate.check_memory(needed, first.files[0]))
     verdict.require(first.files[0])
-    arrays, notes = _fill(volumes)
+    arrays, notes = _fill(volumes, policy.real_world)
     data = np.stack(arrays, axis=-1)
     verdict.add(*notes, *gate.check_voxels(data, policy, first.files[0]))
     verdict.require(first.files[0])
@@ -135,7 +135,7 @@ def _allowed(finding: Finding, policy: Policy) -> Finding:
     return finding
 
 
-def _fill(volumes: Sequence[DicomVolume]) -> tuple[list[npt.NDArray[Any]], list[Finding]]:
+def _fill(volumes: Sequence[DicomVolume], real_world: bool) -> tuple[list[npt.NDArray[Any]], list[Finding]]:
     """The voxels of volumes, and what their pixels showed."""
     from neurobundle.load.dicom.pixels import read_pixels
 
@@ -145,7 +145,7 @@ def _fill(volumes: Sequence[DicomVolume]) -> tuple[list[npt.NDArray[Any]], list[
             for plane in planes:
                 wanted.setdefault(plane.file, []).append((n, k, plane))
     fillers = [_Filler(volume) for volume in volumes]
-    for file, pixels in zip(wanted, read_pixels(list(wanted)), strict=True):
+    for file, pixels in zip(wanted, read_pixels(list(wanted), real_world=real_world), strict=True):
         for n, k, plane in wanted[file]:
             fillers[n].put(k, plane, _cut(pixels, plane))
     return [filler.finish() for filler in fillers], [note for filler in fillers for note in filler.notes()]

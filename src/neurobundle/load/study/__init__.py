@@ -5,6 +5,7 @@ Imports neither torch nor MONAI; SimpleITK only where a channel has to be resamp
 
 from neurobundle.load.study.channels import CHANNELS as CHANNELS
 from neurobundle.load.study.channels import channel_named as channel_named
+from neurobundle.load.study.channels import channels_named as channels_named
 from neurobundle.load.study.choices import Choice as Choice
 from neurobundle.load.study.choices import Study as Study
 from neurobundle.load.study.finding import find_studies as find_studies

@@ -142,7 +142,8 @@ def _read(study: Study, channel: str, policy: Policy) -> Scan:
     try:
         scan = read_scan(source, policy) if isinstance(source, Path) else source.read(policy)
     except NeurobundleError as error:
-        raise error.for_case(study.case) from error
+        error.for_case(study.case)
+        raise
     if scan.data.ndim != 3:
         cause = f"{channel} has the shape {tuple(scan.data.shape)}"
         raise InputError(cause, "A channel is one 3D scan.", case=study.case, file=_file(study.choices[channel]))
