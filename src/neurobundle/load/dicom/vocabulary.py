@@ -36,6 +36,21 @@ _PLUS = re.compile(r"(?:\+\s*(?:c|gd|km|contrast)\b)|(?:\bc\+)|(?:\bw/\s*c\b)|(?
 #: The word that stands for it.
 PLUS_WORD = "+c"
 
+#: Abbreviations that are no words by themselves, and what they stand for; ``sub-01`` is a person and no subtraction.
+_SPELT_OUT = (
+    # An exam "with and without" says nothing of the one series.
+    (
+        re.compile(
+            r"\b(?:wwo|w/wo|w/?\s*(?:and|&|\+)\s*w/?o|with(?:out)?\s+and\s+with(?:out)?)\s+(?:iv\s+)?con(?:trast)?\b",
+            re.IGNORECASE,
+        ),
+        " ",
+    ),
+    (re.compile(r"\bw/o\b", re.IGNORECASE), "without"),
+    (re.compile(r"\bw/(?=\s)", re.IGNORECASE), "with"),
+    (re.compile(r"\bsub-?\d+\b", re.IGNORECASE), " "),
+)
+
 #: Codes of ScanningSequence and SequenceVariant (PS3.3 C.8.3.1.1.2 and .3).
 SCANNING_SEQUENCES = ("SE", "IR", "GR", "EP", "RM")
 SEQUENCE_VARIANTS = ("SK", "MTC", "SS", "TRSS", "SP", "MP", "OSP", "TOF")
@@ -89,10 +104,16 @@ def known_words(*texts: str) -> tuple[str, ...]:
 
     >>> known_words("AX T1 MPRAGE +C", "t1_tse_tra_Smith"), known_words("3DpCASL", "t2flair", "*fl2d1", "Anna 1970")
     (('ax', 't1', 'mprage', '+c', 'tse', 'tra'), ('3d', 'pcasl', 't2', 'flair', 'fl2d'))
+    >>> known_words("T1 W/O CONTRAST"), known_words("Sub-01 T1")
+    (('t1', 'without', 'contrast'), ('t1',))
+    >>> known_words("MRI BRAIN W/WO CONTRAST"), known_words("head w & w/o contrast")
+    (('brain',), ('head',))
     """
     found: dict[str, None] = {}
     for text in texts:
         plus = _PLUS.search(text) is not None
+        for pattern, word in _SPELT_OUT:
+            text = pattern.sub(word, text)
         for token in re.findall(r"[a-z0-9]+", _camel_apart(text)):
             found |= dict.fromkeys(_segment(token))
         if plus:
