@@ -86,6 +86,13 @@ def _policy_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--allow-gaps", action="store_true", help="fill missing DICOM slices by interpolation")
 
 
+def _channel_options(sub: argparse.ArgumentParser) -> None:
+    """How a study becomes channels; see docs/concepts/studies.md."""
+    sub.add_argument("--channels", metavar="T1,T1c,T2,FLAIR", help="make studies channels; the first gives the grid")
+    sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan is which channel (YAML or JSON)")
+    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help="a missing channel (refuse)")
+
+
 def _check(commands: Any) -> None:
     sub = _command(
         commands,
@@ -97,6 +104,7 @@ def _check(commands: Any) -> None:
     sub.add_argument("--datalist", type=Path, metavar="DATALIST", help="check a data set for training instead")
     sub.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
     sub.add_argument("--label-values", default="", metavar="0,1,2", help="refuse a label map with any other value")
+    _channel_options(sub)
     _policy_options(sub)
     sub.add_argument("--all", action="store_true", help="a row for each good file, however many there are")
     sub.add_argument("--json", action="store_true", help="for programs")
@@ -110,9 +118,10 @@ def _convert(commands: Any) -> None:
         "neurobundle convert study -o nifti",
     )
     sub.add_argument("path", metavar="DICOM", help="a folder of DICOM files, at any depth, or one file")
+    _channel_options(sub)
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     sub.add_argument("--4d", dest="series_as_4d", action="store_true", help="one 4D file for a time series")
-    sub.add_argument("--allow-gaps", action="store_true", help="fill missing slices by interpolation")
+    _policy_options(sub)
     sub.add_argument("--real-world", action="store_true", help="real-world values where the files map to them")
 
 

@@ -138,6 +138,10 @@ def _do_check(options: argparse.Namespace) -> int:
     if options.datalist:
         known = _numbers(options.label_values)
         report = check_datalist(options.datalist, options.dataset_dir, known, _progress)
+    elif options.channels:
+        from neurobundle.commands.studies import check_studies
+
+        report = check_studies(options.paths, options.channels.split(","), options.mapping, options.missing)
     else:
         report = check(options.paths, _policy(options), _progress)
     _say(as_json_text(report) if options.json else as_table(report, everything=options.all))
@@ -145,16 +149,21 @@ def _do_check(options: argparse.Namespace) -> int:
 
 
 def _do_convert(options: argparse.Namespace) -> int:
-    from neurobundle.commands.convert import convert
-    from neurobundle.load.gate import Policy
+    from dataclasses import replace
 
-    report = convert(
-        options.path,
-        options.output,
-        Policy(allow_gaps=options.allow_gaps, real_world=options.real_world),
-        series_as_4d=options.series_as_4d,
-        progress=_progress,
-    )
+    policy = replace(_policy(options), real_world=options.real_world)
+    if options.channels:
+        from neurobundle.commands.studies import convert_studies
+
+        channels = options.channels.split(",")
+        studies = convert_studies(
+            options.path, options.output, channels, options.mapping, options.missing, policy, _progress
+        )
+        _say(f"{studies.n_written} of {len(studies.cases)} studies written: {studies.output}")
+        return int(studies.exit_code)
+    from neurobundle.commands.convert import convert
+
+    report = convert(options.path, options.output, policy, series_as_4d=options.series_as_4d, progress=_progress)
     _say(f"{report.n_written} of {len(report.cases)} volumes written: {report.output}")
     return int(report.exit_code)
 

@@ -161,6 +161,10 @@ def as_table(report: CheckReport, *, everything: bool = False) -> str:
     lines: list[str] = []
     for row, item in zip(rows, shown, strict=True):
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        lines += [
+            f"    {choice['channel']} is {choice['source']}: {choice['why']}" for choice in item.facts.get("chosen", ())
+        ]
+        lines += [f"    not {choice['source']}: {choice['why']}" for choice in item.facts.get("passed_over", ())]
         lines += [f"    {_sentence(finding)}" for finding in item.verdict.findings]
     if len(shown) < len(report.items):
         lines.append(f"ok      {len(report.items) - len(shown)} more (--all lists them)")

@@ -1,0 +1,65 @@
+"""``check --channels`` and ``convert --channels``: which scan becomes which channel, seen and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobundle.cli import main
+
+from ..load import faults
+from ..load.dicom import make
+from .test_run_studies import flair, t1
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """A DICOM study with T1 and FLAIR."""
+    t1(tmp_path / "study" / "a")
+    t1(tmp_path / "study" / "b", uid=make.SERIES + ".9", edit=flair)
+    return tmp_path / "study"
+
+
+def test_what_would_be_chosen(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(study), "--channels", "T1,FLAIR"]) == 0
+    said = capsys.readouterr().out
+    assert "T1 is series 4" in said
+    assert "FLAIR is series 9" in said
+
+
+def test_a_missing_channel_is_refused_or_filled(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(study), "--channels", "T1,T2"]) == 4
+    assert "no T2: found T1" in capsys.readouterr().out
+    assert main(["check", str(study), "--channels", "T1,T2", "--missing", "fill", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["levels"] == {"ok": 0, "warn": 1, "refuse": 0}
+
+
+def test_an_unknown_channel(study: Path) -> None:
+    assert main(["check", str(study), "--channels", "T9"]) == 1
+
+
+def test_channels_on_one_grid_are_kept(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """And what was written is a study again, whose channels need no resampling."""
+    assert main(["convert", str(study), "-o", str(tmp_path / "out"), "--channels", "FLAIR,T1"]) == 0
+    (case,) = json.loads((tmp_path / "out/report.json").read_text())["cases"]
+    written = [nib.load(tmp_path / "out" / case["outputs"][channel]) for channel in ("FLAIR", "T1")]
+    assert np.allclose(written[0].affine, written[1].affine)
+    assert main(["check", str(tmp_path / "out"), "--channels", "T1,FLAIR"]) == 0
+
+
+def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
+    for case in ("anna", "otto"):
+        (tmp_path / "in" / case).mkdir(parents=True)
+        for channel in ("T1", "FLAIR"):
+            faults.good(tmp_path / "in" / case, f"{case}_{channel}.nii.gz")
+    faults.truncated(tmp_path / "in/anna/anna_FLAIR.nii.gz")
+    words = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--channels", "T1,FLAIR"]
+    assert main(words) == 3
+    cases = json.loads((tmp_path / "out/report.json").read_text())["cases"]
+    assert [case["status"] for case in cases] == ["failed", "ok"]
+    assert "truncated" in cases[0]["error"]
+    assert not (tmp_path / "out" / "anna").exists()
