@@ -198,7 +198,7 @@ def reference_pages(root: Path) -> Iterator[tuple[str, str]]:
     if floor:
         yield "docs/reference/floor.md", _reference("neurobundle", floor, package / "__init__.py")
     for room in sorted(path.parent for path in package.glob("*/__init__.py")):
-        files = sorted(path for path in room.glob("*.py") if not path.stem.startswith("_"))
+        files = sorted(path for path in room.rglob("*.py") if not path.stem.startswith("_"))
         yield f"docs/reference/{room.name}.md", _reference(f"neurobundle.{room.name}", files, room / "__init__.py")
 
 

@@ -6,6 +6,7 @@ An *input* is a NIfTI file or a folder that holds some, at any depth. Hidden fil
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from neurobundle.errors import NoInputError
 from neurobundle.load.datalist import read_datalist
 from neurobundle.load.names import unique_case_names
+from neurobundle.load.scan import is_dicom
 from neurobundle.types import NIFTI_SUFFIXES
 
 #: What a run puts between the case's name and ``.nii.gz``.
@@ -74,7 +76,7 @@ def inference_items(
     max_cases: int | None = None,
     output_dir: str | Path | None = None,
 ) -> list[dict[str, Any]]:
-    """The cases of an inference config: a folder's NIfTI files, or those that a datalist names.
+    """The cases of an inference config: a folder's NIfTI files, or its DICOM folders, or what a datalist names.
 
     Args:
         dataset_dir: the folder; with a datalist, what its paths are relative to.
@@ -88,9 +90,40 @@ def inference_items(
     if datalist:
         items = _listed(datalist, dataset_dir)
     else:
-        names = unique_case_names(find_images([dataset_dir], without=Path(output_dir) if output_dir else None))
-        items = [{"image": str(path), "case": case} for path, case in names.items()]
+        items = _found(Path(dataset_dir), Path(output_dir) if output_dir else None)
     return items[: max_cases or None]
+
+
+def dicom_folders(place: Path) -> list[Path]:
+    """The topmost folders that hold DICOM files themselves: what lies deeper belongs to the same study."""
+    entries = sorted(path for path in place.iterdir() if not path.name.startswith("."))
+    if any(path.is_file() and is_dicom(path) for path in entries):
+        return [place]
+    return [root for folder in entries if folder.is_dir() for root in dicom_folders(folder)]
+
+
+def _found(folder: Path, without: Path | None) -> list[dict[str, Any]]:
+    """A folder's NIfTI files; where it holds none, its DICOM folders, which are to be one volume each."""
+    try:
+        names = unique_case_names(find_images([folder], without))
+    except NoInputError:
+        roots = dicom_folders(folder) if folder.is_dir() else []
+        if not roots:
+            raise
+        names = _dicom_cases(roots)
+    return [{"image": str(path), "case": case} for path, case in names.items()]
+
+
+def _dicom_cases(roots: Sequence[Path]) -> dict[Path, str]:
+    """Names by keys, never by a folder's name, which may be a patient's."""
+    from neurobundle.load.dicom import find_dicom
+
+    volumes = {
+        root: [(study.key, v.key) for study in find_dicom(root).studies for v in study.volumes] for root in roots
+    }
+    keys = {root: found[0] if found else (f"empty-{n}", "") for n, (root, found) in enumerate(volumes.items())}
+    studies = Counter(study for study, _ in keys.values())
+    return {root: study if studies[study] == 1 else f"{study}-{volume}" for root, (study, volume) in keys.items()}
 
 
 def _listed(datalist: str | Path, dataset_dir: str | Path) -> list[dict[str, Any]]:

@@ -54,6 +54,8 @@ def is_dicom(path: Path) -> bool:
     """Whether a path is a folder, or a file that DICOM's prefix marks (PS3.10, 7.1)."""
     if path.is_dir():
         return True
+    if not path.is_file():  # a pipe would never answer
+        return False
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from neurobundle.errors import InputError, NoInputError
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.gate import STRICT, Kind, Level, Policy, Verdict, refuse, warn
+from neurobundle.load.inputs import dicom_folders
 from neurobundle.load.labels import content_hash, label_values
 from neurobundle.load.names import PICTURE_SUFFIXES, is_nifti_name, stem, words_of
 from neurobundle.load.nifti import judge_nifti, read_header
@@ -127,7 +128,7 @@ def _listed(place: Path, found: Survey) -> list[Callable[[Policy], list[Item]]]:
     if place.is_file():
         return _jobs(place, place, found)
     jobs: list[Callable[[Policy], list[Item]]] = []
-    dicom = _dicom_roots(place)
+    dicom = dicom_folders(place)
     for path in sorted(place.rglob("*")):
         inside = any(root == path.parent or root in path.parents for root in dicom)
         if path.is_dir() or (inside and not _is_image(path)):
@@ -155,14 +156,6 @@ def _jobs(path: Path, below: Path, found: Survey) -> list[Callable[[Policy], lis
 
 def _is_image(path: Path) -> bool:
     return is_nifti_name(path.name) or path.name.lower().endswith(PICTURE_SUFFIXES)
-
-
-def _dicom_roots(place: Path) -> list[Path]:
-    """The topmost folders that hold DICOM files themselves: what lies deeper belongs to the same study."""
-    if any(is_dicom(path) for path in place.iterdir() if path.is_file()):
-        return [place]
-    folders = [path for path in sorted(place.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return [root for folder in folders for root in _dicom_roots(folder)]
 
 
 def _name(path: Path, below: Path) -> str:
