@@ -210,7 +210,8 @@ def _reference(name: str, files: Sequence[Path], init: Path) -> str:
         public = [
             node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
         ]
-        lines += [f"## {name}.{path.stem}", "", _first_line(tree), ""]
+        module = ".".join(path.relative_to(init.parent).with_suffix("").parts)
+        lines += [f"## {name}.{module}", "", _first_line(tree), ""]
         for node in public:
             lines += [f"- `{_signature(node)}`: {_first_line(node)}"]
         lines.append("")

@@ -99,3 +99,21 @@ def test_readme(tmp_path: Path, template_crop: Path) -> None:
     (script,) = blocks("README.md", "python")
     (tmp_path / "script.py").write_text(f"{script}assert logits.shape[:2] == (1, 3)\n")
     run_all(["python script.py"], tmp_path)
+
+
+@pytest.mark.slow
+def test_check_page(tmp_path: Path, real_data: Path) -> None:
+    """The commands of the page on the real data, and the page shows what they say, line by line."""
+    (tmp_path / "data").symlink_to(real_data)
+    page = "docs/how-to/check-your-data.md"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -euo pipefail\n" + "\n".join(blocks(page))
+    environment = {**os.environ, "PATH": path}
+    environment.pop("NEUROBUNDLE_SALT", None)
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for text in blocks(page, "text"):
+        for line in text.splitlines():
+            assert line.strip() in done.stdout

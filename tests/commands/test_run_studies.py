@@ -19,6 +19,7 @@ from neurobundle.networks import residual_unet, save_weights
 
 from ..helpers import Maker
 from ..load.dicom import make
+from ..test_how_to import blocks, run_all
 
 Runner = Callable[..., int]
 
@@ -187,3 +188,16 @@ def test_a_missing_channel(run: Runner, tmp_path: Path, two_channels: Path, tiny
     (case,) = cases(tmp_path)
     assert case["study"]["missing"] == ["FLAIR"]
     assert run(tmp_path / "in", bundle=tiny_bundle, options=("--missing", "fill")) == 1
+
+
+@pytest.mark.slow
+def test_the_how_to_page(tmp_path: Path, tiny_bundle: Path) -> None:
+    """The commands of docs/how-to/dicom.md, with a network that knows nothing and finds whatever it finds."""
+    page = "docs/how-to/dicom.md"
+    t1(tmp_path / "my_study" / "a")
+    t1(tmp_path / "my_study" / "b", uid=make.SERIES + ".9", edit=flair)
+    (tmp_path / "mapping.yaml").write_text(blocks(page, "yaml")[0])
+    run_all([text.replace("hippocampus_segmentation", str(tiny_bundle)) for text in blocks(page)], tmp_path)
+    assert len(list((tmp_path / "out").glob("study-*_seg.nii.gz"))) == 1
+    assert len(list((tmp_path / "nifti").glob("study-*/*.nii.gz"))) == 2
+    assert len(list((tmp_path / "channels").glob("*/*_FLAIR.nii.gz"))) == 1
