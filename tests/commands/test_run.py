@@ -1,5 +1,6 @@
 """``neurobundle run``: what is written, and what happens to bad input (numbers are those of the faults' list)."""
 
+import itertools
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from neurobundle.cli import main
+from neurobundle.geometry import same_grid
 from neurobundle.networks import residual_unet, save_weights
 from neurobundle.networks.manifest import write_entry
 
@@ -83,6 +85,25 @@ def test_thick_oblique_slices_come_back_on_their_grid(run: Callable[..., int], t
     written = nib.load(tmp_path / "out" / "oblique_seg.nii.gz")
     assert written.shape == array.shape
     assert np.allclose(written.affine, affine, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_27_thick_slices_in_48_orientations(run: Callable[..., int], tmp_path: Path) -> None:
+    """1 x 1 x 6 mm: each lies on its own grid, and what is found is what is found in the canonical one."""
+    data = np.random.default_rng(0).uniform(50, 100, (24, 30, 6)).astype(np.float32)
+    canonical = nib.Nifti1Image(data, np.diag([1.0, 1, 6, 1]))
+    (tmp_path / "in").mkdir()
+    for axes in itertools.permutations(range(3)):
+        for flips in itertools.product((1, -1), repeat=3):
+            turned = canonical.as_reoriented(np.column_stack([axes, flips]))
+            nib.save(turned, tmp_path / "in" / f"{''.join(nib.aff2axcodes(turned.affine))}.nii.gz")
+    assert run(tmp_path / "in", options=("--no-pictures",)) == 0
+    reference = np.asarray(nib.load(tmp_path / "out" / "RAS_seg.nii.gz").dataobj)
+    assert len(list((tmp_path / "in").iterdir())) == 48
+    for path in (tmp_path / "in").iterdir():
+        source, written = nib.load(path), nib.load(tmp_path / "out" / path.name.replace(".nii.gz", "_seg.nii.gz"))
+        assert same_grid(source.shape, source.affine, written.shape, written.affine, 0.01)
+        assert np.array_equal(np.asarray(nib.as_closest_canonical(written).dataobj), reference)
 
 
 def test_one_name_in_two_folders_gives_two_outputs_25(run: Callable[..., int], crops: Path, tmp_path: Path) -> None:
