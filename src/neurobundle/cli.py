@@ -135,15 +135,15 @@ def _do_check(options: argparse.Namespace) -> int:
 
     if bool(options.paths) == bool(options.datalist):
         raise SettingError("check wants either paths or --datalist", "For example: neurobundle check data.")
+    known = _numbers(options.label_values)
     if options.datalist:
-        known = _numbers(options.label_values)
         report = check_datalist(options.datalist, options.dataset_dir, known, _progress)
     elif options.channels:
         from neurobundle.commands.studies import check_studies
 
         report = check_studies(options.paths, options.channels.split(","), options.mapping, options.missing)
     else:
-        report = check(options.paths, _policy(options), _progress)
+        report = check(options.paths, _policy(options), _progress, known)
     _say(as_json_text(report) if options.json else as_table(report, everything=options.all))
     return int(report.exit_code)
 

@@ -17,6 +17,7 @@ from neurobundle.commands.check import as_table, check
 
 from ..helpers import Maker, small_datalist
 from ..load import faults
+from ..load.dicom import make
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str]:
@@ -77,12 +78,30 @@ def test_policies_reach_the_gate(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "2 NaN and 1 infinite voxels" in table
 
 
+def test_19_values_that_a_label_map_may_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faults.saved(lambda data: (data % 3).astype(np.uint8))(faults.good(tmp_path, "anna_seg.nii.gz"))
+    assert said(capsys, tmp_path, "--label-values", "0,1,2")[0] == 0
+    code, table = said(capsys, tmp_path, "--label-values", "0,1")
+    assert code == 4
+    assert "labels {2} not in {0..1}" in table
+
+
 def test_many_good_files_are_one_line(tmp_path: Path) -> None:
     for n in range(45):
         faults.saved(lambda data, n=n: data + n)(faults.good(tmp_path, f"{n}.nii.gz"))
     report = check([tmp_path])
     assert "45 more (--all lists them)" in as_table(report)
     assert len(as_table(report, everything=True).splitlines()) == 46
+
+
+def test_29_a_gap_is_refused_or_allowed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make.series(tmp_path).files[7].unlink()
+    code, table = said(capsys, tmp_path)
+    assert code == 4
+    assert table.count("gap of 6 mm") == 1
+    code, table = said(capsys, tmp_path, "--allow-gaps")
+    assert code == 0
+    assert table.count("filled by linear interpolation") == 1
 
 
 class TestSets:

@@ -71,7 +71,10 @@ class CheckReport:
 
 
 def check(
-    paths: Sequence[str | Path], policy: Policy = STRICT, progress: Progress = lambda items: items
+    paths: Sequence[str | Path],
+    policy: Policy = STRICT,
+    progress: Progress = lambda items: items,
+    known_labels: Collection[int] | None = None,
 ) -> CheckReport:
     """Judge everything under some paths, each file and all together.
 
@@ -79,11 +82,12 @@ def check(
         paths: files and folders.
         policy: what is allowed beyond the default.
         progress: wraps the list of what is to be read.
+        known_labels: the values that label maps may have; any whole numbers if None.
 
     Raises:
         NoInputError: if nothing there is an image.
     """
-    found = survey(paths, policy, progress)
+    found = survey(paths, policy, progress, known_labels)
     by_file = {str(item.file): item for item in found.items}
     together = []
     for finding in set_findings(found):

@@ -7,7 +7,7 @@ axes, type, range, content. A *role* is ``image`` or ``label``; a file's name an
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -69,17 +69,20 @@ class Survey:
         items: files and volumes, in the order of their names.
         set_aside: why files were not looked at, and how many.
         tables: tables of persons and folds.
+        known_labels: the values that label maps may have; any whole numbers if None.
     """
 
     items: list[Item] = field(default_factory=list)
     set_aside: Counter[str] = field(default_factory=Counter)
     tables: list[Path] = field(default_factory=list)
+    known_labels: Collection[int] | None = None
 
 
 def survey(
     paths: Iterable[str | Path],
     policy: Policy = STRICT,
     progress: Callable[[list[Any]], Iterable[Any]] = lambda items: items,
+    known_labels: Collection[int] | None = None,
 ) -> Survey:
     """Judge everything under some paths.
 
@@ -87,11 +90,12 @@ def survey(
         paths: files and folders.
         policy: what is allowed beyond the default; images and label maps are told apart by their names.
         progress: wraps the list of what is to be read, as tqdm does.
+        known_labels: the values that label maps may have; any whole numbers if None.
 
     Raises:
         NoInputError: if nothing there is an image.
     """
-    found, work = Survey(), []
+    found, work = Survey(known_labels=known_labels), []
     places = [Path(path) for path in paths]
     missing = [str(place) for place in places if not place.exists()]
     if missing:
@@ -142,9 +146,9 @@ def _listed(place: Path, found: Survey) -> list[Callable[[Policy], list[Item]]]:
 
 def _jobs(path: Path, below: Path, found: Survey) -> list[Callable[[Policy], list[Item]]]:
     if is_nifti_name(path.name):
-        return [lambda policy: [_nifti(path, below, policy)]]
+        return [lambda policy: [_nifti(path, below, policy, found.known_labels)]]
     if path.name.lower().endswith(PICTURE_SUFFIXES):
-        return [lambda policy: [_picture(path, below, policy)]]
+        return [lambda policy: [_picture(path, below, policy, found.known_labels)]]
     if is_dicom(path):
         return [_dicom_job(path, below, found)]
     if path.name.lower() in TABLE_NAMES:
@@ -162,7 +166,7 @@ def _name(path: Path, below: Path) -> str:
     return path.name if path == below else path.relative_to(below).as_posix()
 
 
-def _nifti(path: Path, below: Path, policy: Policy) -> Item:
+def _nifti(path: Path, below: Path, policy: Policy, known: Collection[int] | None) -> Item:
     role = role_of(path, below)
     item = Item(_name(path, below), path, role, "nifti", Verdict())
     try:
@@ -175,16 +179,20 @@ def _nifti(path: Path, below: Path, policy: Policy) -> Item:
     item.verdict, scan = judge_nifti(path, wanted)
     if scan is not None:
         _learn(item, scan)
+        if role == "label":
+            _learn_labels(item, scan.data, known)
     return item
 
 
-def _picture(path: Path, below: Path, policy: Policy) -> Item:
+def _picture(path: Path, below: Path, policy: Policy, known: Collection[int] | None) -> Item:
     role = role_of(path, below)
     verdict, data, facts = judge_picture(path, replace(policy, kind=role))
     item = Item(_name(path, below), path, role, "picture", verdict, facts)
     if data is not None:
         item.facts |= {"min": float(data.min()), "max": float(data.max())}
         item.content = content_hash(data) if data.any() else None
+        if role == "label" and data.ndim == 2:
+            _learn_labels(item, data, known)
     return item
 
 
@@ -199,7 +207,8 @@ def _dicom_job(root: Path, below: Path, found: Survey) -> Callable[[Policy], lis
             shared = [*folder.verdict.refusals, *study.verdict.findings]
             for volume in study.volumes:
                 name = f"{_name(root, below)}: {volume.key}" if root != below else volume.key
-                verdict = Verdict([*shared, *volume.verdict.findings])
+                # What holds for the whole study stands in each volume's verdict too.
+                verdict = Verdict(list(dict.fromkeys([*shared, *volume.judge(policy).findings])))
                 item = Item(name, root, "image", "dicom", verdict, {"facts": volume.facts.as_json()})
                 item.facts["files"] = len(volume.files)
                 items.append(item)
@@ -240,10 +249,12 @@ def _learn(item: Item, scan: Scan) -> None:
             negative = int((data < 0).sum())
             cause = f"{negative} voxels are negative, down to {data.min():g}: interpolated, or normalised before"
             item.verdict.add(warn("negative", cause, file=item.file))
-        return
+
+
+def _learn_labels(item: Item, data: npt.NDArray[Any], known: Collection[int] | None) -> None:
     item.content = content_hash(data) if data.any() else None
     try:
-        item.facts["labels"] = sorted(label_values(data, item.file))
+        item.facts["labels"] = sorted(label_values(data, item.file, known))
     except InputError as error:
         item.verdict.add(refuse("labels", error.cause, error.way_out, item.file))
 
