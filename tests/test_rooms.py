@@ -8,7 +8,7 @@ import pytest
 
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "neurobundle"
 
-FLOOR = ("__init__", "errors", "files", "geometry", "lazy", "types")
+FLOOR = ("__init__", "errors", "files", "geometry", "lazy", "memory", "types")
 # measure writes its reports with what export has; export knows nothing of the truth.
 WAY = ("load", "prepare", "augment", "networks", "infer", "postprocess", "export", "measure")
 ROOF = ("train", "bundle", "label", "commands", "arguments", "cli", "__main__")

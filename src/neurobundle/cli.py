@@ -90,7 +90,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    # A file may be called anything: what the terminal cannot show, or would obey, is shown as an escape.
+    plain = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    sys.stdout.write(plain.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def _progress(items: Sequence[Any]) -> Iterable[Any]:
@@ -137,6 +140,8 @@ def _do_check(options: argparse.Namespace) -> int:
         raise SettingError("check wants either paths or --datalist", "For example: neurobundle check data.")
     known = _numbers(options.label_values)
     if options.datalist:
+        if options.channels or _policy(options) != _policy(parser().parse_args(["check"])):
+            raise SettingError("--datalist takes no options of channels and of the gate", "Leave them out.")
         report = check_datalist(options.datalist, options.dataset_dir, known, _progress)
     elif options.channels:
         from neurobundle.commands.studies import check_studies

@@ -9,7 +9,8 @@ import pytest
 from monai.inferers import SlidingWindowInferer
 from monai.transforms import Compose
 
-from neurobundle.bundle import fingerprint, memory
+from neurobundle import memory
+from neurobundle.bundle import fingerprint
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.prepare import mri_preprocessing
 

@@ -104,6 +104,17 @@ def test_29_a_gap_is_refused_or_allowed(tmp_path: Path, capsys: pytest.CaptureFi
     assert table.count("filled by linear interpolation") == 1
 
 
+@pytest.mark.parametrize("name", ["b\nc.nii.gz", "\x1b[31mred.nii.gz", "bad\udcff.nii.gz", "x" * 200 + ".nii.gz"])
+def test_28_odd_names_keep_the_table_a_table(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    faults.good(tmp_path).rename(tmp_path / name)
+    code, table = said(capsys, tmp_path)
+    assert code == 0
+    first, last = table.splitlines()
+    assert len(first) < 180
+    assert first.isprintable()
+    assert last == "1 checked: 1 ok"
+
+
 class TestSets:
     """Files that are good alone."""
 
@@ -126,7 +137,7 @@ class TestSets:
         faults.unpacked(faults.good(tmp_path, "bert.nii.gz"))
         faults.saved(lambda data: data.astype(np.int16))(faults.good(tmp_path, "carl.nii.gz"))
         (finding,) = (f for f in check([tmp_path]).findings if f.check == "duplicates")
-        assert "1 images are there more than once: anna.nii.gz = bert.nii = carl.nii.gz" in finding.cause
+        assert "there are copies of 1 image: anna.nii.gz = bert.nii = carl.nii.gz" in finding.cause
 
     def test_types_and_maxima(self, tmp_path: Path) -> None:
         for n in range(6):
@@ -207,6 +218,14 @@ class TestDatalist:
         assert code == 6
         assert "the subject 'person-0' is in two sides" in table
         assert "the same content is in two sides: case_2" in table
+
+    def test_no_cases(self, tmp_path: Path) -> None:
+        (tmp_path / "d.json").write_text('{"training": []}')
+        assert main(["check", "--datalist", str(tmp_path / "d.json")]) == 2
+
+    def test_options_that_would_do_nothing(self, tmp_path: Path, make_pair: Maker) -> None:
+        datalist = small_datalist(tmp_path, make_pair)
+        assert main(["check", "--datalist", str(datalist), "--form", "qform"]) == 1
 
     def test_missing_files(self, tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str]) -> None:
         datalist = small_datalist(tmp_path, make_pair)

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.bundle import memory
+from neurobundle import memory
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.cli import main
 from neurobundle.errors import EnvironmentFault
@@ -229,7 +229,7 @@ def test_memory_that_is_exhausted_is_one_case_s_error_68(
 LIMITED = """
 import resource, sys
 import monai.bundle, neurobundle.bundle.evaluator, torch
-from neurobundle.bundle import memory
+from neurobundle import memory
 from neurobundle.cli import main
 torch.set_num_threads(1)
 limit = memory._status("VmSize") + 1024 * 2**20

@@ -18,6 +18,7 @@ from neurobundle.geometry import same_grid
 from neurobundle.networks import residual_unet, save_weights
 
 from ..helpers import Maker
+from ..load import faults
 from ..load.dicom import make
 from ..test_how_to import blocks, run_all
 
@@ -116,6 +117,42 @@ def test_names_say_sequences(run: Runner, tmp_path: Path, crop: Path) -> None:
     assert "its name says FLAIR" in cases(tmp_path)[-1]["error"]
 
 
+def test_files_that_say_nothing_are_cases_beside_studies(run: Runner, tmp_path: Path, crop: Path) -> None:
+    """One name that says a sequence does not swallow the others; label maps are nobody's scan."""
+    for name in ("anna", "emil", "otto_t1", "c_T2", "anna_mask"):
+        copied(crop, tmp_path / f"in/{name}.nii.gz")
+    assert run(tmp_path / "in") == 3
+    assert {case["case"]: case["status"] for case in cases(tmp_path)} == {
+        "anna": "ok",
+        "emil": "ok",
+        "otto": "ok",
+        "c": "failed",
+    }
+
+
+def test_label_maps_beside_scans_are_set_aside(run: Runner, tmp_path: Path, crop: Path, caplog: Any) -> None:
+    copied(crop, tmp_path / "in/anna.nii.gz")
+    copied(crop, tmp_path / "in/anna_label.nii.gz")
+    assert run(tmp_path / "in") == 0
+    assert [case["case"] for case in cases(tmp_path)] == ["anna"]
+    assert "1 label maps, by their names, are set aside" in caplog.text
+
+
+def test_dicom_beside_nifti_is_said(run: Runner, tmp_path: Path, crop: Path, caplog: Any) -> None:
+    copied(crop, tmp_path / "in/anna.nii.gz")
+    t1(tmp_path / "in/dicom")
+    assert run(tmp_path / "in") == 0
+    assert "1 DICOM folders are not looked at" in caplog.text
+
+
+def test_a_mapping_over_several_places_is_done_once(run: Runner, tmp_path: Path, crop: Path) -> None:
+    files = [copied(crop, tmp_path / f"in{n}/{name}_t1.nii.gz") for n, name in enumerate("ab")]
+    mapping = tmp_path / "mapping.yaml"
+    mapping.write_text("x: {T1: in0/a_t1.nii.gz}\n")
+    assert run(*files, options=("--mapping", str(mapping))) in (0, 3)
+    assert [case["case"] for case in cases(tmp_path)].count("x") == 1
+
+
 def test_a_mapping_goes_over_every_rule(run: Runner, tmp_path: Path, crop: Path) -> None:
     copied(crop, tmp_path / "in/a.nii.gz")
     copied(crop, tmp_path / "in/b_FLAIR.nii.gz")
@@ -145,6 +182,34 @@ def test_79_salted_studies_name_no_file(run: Runner, tmp_path: Path, crop: Path,
     assert all("JANE" not in path.name for path in (tmp_path / "out").iterdir())
     assert "JANE" not in (tmp_path / "out" / "report.json").read_text()
     assert "JANE" not in caplog.text
+
+
+@pytest.mark.parametrize("layout", ["names", "bids", "tie"])
+def test_79_a_salted_study_that_fails_tells_no_name(
+    run: Runner, tmp_path: Path, crop: Path, caplog: Any, layout: str
+) -> None:
+    """Neither what cannot be read, nor what fits twice."""
+    names = {
+        "names": ["x/JANE_t1.nii.gz"],
+        "bids": ["sub-JANE/anat/sub-JANE_T1w.nii.gz"],
+        "tie": ["x/JANE_t1.nii.gz", "x/JANE_T1w.nii.gz"],
+    }[layout]
+    for name in names:
+        copied(crop, tmp_path / "JANE" / name)
+    if layout != "tie":
+        faults.truncated(tmp_path / "JANE" / names[0])
+    assert run(tmp_path / "JANE", options=("--salted-names",)) == 4
+    (case,) = cases(tmp_path)
+    assert case["error"].startswith(case["case"])
+    assert "JANE" not in json.dumps(case) + caplog.text
+
+
+def test_79_numbers_stay_numbers_where_files_are_called_by_numbers(run: Runner, tmp_path: Path) -> None:
+    """A name is taken out of a message as a whole, or not at all."""
+    t1(tmp_path / "study", name="{}").files[10].unlink()
+    assert run(tmp_path / "study", options=("--salted-names",)) == 4
+    (case,) = cases(tmp_path)
+    assert "gap of 3 mm between slices 10 and 12, expected 1.5; 1 slice" in case["error"]
 
 
 @pytest.fixture(scope="module")

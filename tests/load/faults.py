@@ -179,7 +179,11 @@ REFUSED: dict[str, Fault] = {
     "offset-nan": Fault(patched(vox_offset=np.nan), "vox_offset = nan"),
     "half-of-a-pair": Fault(patched(magic=b"ni1"), r"one half of a pair of files"),
     "header-cut": Fault(lambda path: _cut(unpacked(path), 200), "its header has 200 of 348 bytes"),
-    "quaternion-too-long": Fault(patched(sform_code=0, quatern_b=2, quatern_c=2), "qform has numbers"),
+    "10-singular-with-a-good-qform": Fault(patched(srow_z=_row(0, 0, 0, 0)), "sform is singular"),
+    "quaternion-too-long": Fault(
+        patched(sform_code=0, quatern_b=2, quatern_c=2), "qform has a quaternion longer than 1"
+    ),
+    "origin-nowhere": Fault(patched(srow_x=_row(-0.976, 0.217, 0, 1e30), qform_code=0), "1e\\+30 mm away"),
 }
 
 
@@ -208,5 +212,6 @@ ACCEPTED: dict[str, Builder] = {
     "4-gz-named-nii": lambda path: path.rename(path.with_suffix("")),
     "13-one-volume-in-4d": saved(lambda data: data[..., None]),
     "20-slope-zero": patched(scl_slope=0),
+    "negative-pixdim": lambda path: patched(pixdim=_row(-1, -1, -1, -3, 1, 1, 1, 1))(path),
     "27-uncoded-nan": patched(srow_x=_row(np.nan, 0, 0, 0), sform_code=0),
 }

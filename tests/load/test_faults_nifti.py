@@ -93,6 +93,17 @@ def test_8_a_tenth_of_a_millimetre_is_no_conflict(good: Path) -> None:
         assert verdict.level is level
 
 
+@pytest.mark.parametrize("qfac", [0, 1])
+def test_a_qfac_of_0_means_1(qfac: int, tmp_path: Path) -> None:
+    """As nifti1.h has it for old writers, and as nibabel reads it."""
+    image = nib.Nifti1Image(faults.volume(), np.diag([1.0, 1, 3, 1]))
+    image.set_qform(image.affine, 1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    pixdim = np.array([qfac, 1, 1, 3, 1, 1, 1, 1], np.float32)
+    path = faults.patched(pixdim=pixdim, sform_code=0)(tmp_path / "a.nii.gz")
+    np.testing.assert_allclose(read_nifti(path).affine, np.diag([1, 1, 3, 1]))
+
+
 def test_9_ras_can_be_assumed(good: Path) -> None:
     """Voxel sizes alone, to the right, to the front and up; NIfTI's "method 1"."""
     scan = read_nifti(faults.patched(qform_code=0, sform_code=0)(good), replace(STRICT, assume_ras=True))
@@ -137,7 +148,7 @@ def test_21_the_header_that_lies_takes_no_memory(good: Path) -> None:
 
 def test_21_more_than_the_memory_that_is_free(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An honest header may ask for more than there is."""
-    monkeypatch.setattr("neurobundle.load.gate.free_memory", lambda: 1000)
+    monkeypatch.setattr("neurobundle.load.gate.available_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"its voxels need 0\.0 GiB"):
         read_nifti(good)
 

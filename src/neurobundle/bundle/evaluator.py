@@ -20,7 +20,8 @@ from monai.data.utils import list_data_collate
 from monai.engines import SupervisedEvaluator
 from monai.inferers import Inferer
 
-from neurobundle.bundle import fingerprint, memory
+from neurobundle import memory
+from neurobundle.bundle import fingerprint
 from neurobundle.bundle.find import is_bundle, structures_of
 from neurobundle.bundle.journal import CaseResult, Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import (

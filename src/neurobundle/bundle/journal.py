@@ -4,7 +4,8 @@ An *entry* is how one case ended. The *key* of an entry is what its result depen
 weights and the config, and versions. A case is *finished* if its entry is ok, has the same key, and its outputs on
 disk are still the ones that the entry lists. Each entry is written down right after its case: read, merged and
 replaced under the folder's lock, so that a killed run loses nothing that was done, and two runs on one folder add to
-each other. Imports neither torch nor MONAI.
+each other. A report that holds what no run of ours wrote is kept under another name before it is replaced. Imports
+neither torch nor MONAI.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +26,7 @@ from neurobundle import __version__
 from neurobundle.bundle.find import info
 from neurobundle.errors import InputError
 from neurobundle.export.tables import write_csv
-from neurobundle.files import folder_lock, require_writable, sweep_folder, write_atomic, write_json
+from neurobundle.files import fault, folder_lock, require_writable, sweep_folder, write_atomic, write_json
 from neurobundle.geometry import voxel_volume_mm3
 from neurobundle.networks.manifest import sha256_of
 
@@ -35,6 +37,15 @@ VOLUMES_NAME = "volumes.csv"
 VOLUMES_COLUMNS = ("case", "structure", "ml")
 
 _OUTPUT_ENDING = ".nii.gz"
+
+#: What stands above the cases of a report: see :func:`report_head`.
+_HEAD_NAMES = ("bundle", "bundle_version", "neurobundle_version", "not_for_diagnosis")
+
+#: No entry of ours is nested as deep as this; JSON that is cannot be written again.
+_DEEPEST = 20
+
+#: POSIX NAME_MAX, in bytes.
+_LONGEST_NAME = 255
 
 
 @dataclass
@@ -87,6 +98,20 @@ class CaseResult:
             logger.warning("%s: %s", self.case, text)
 
 
+class _Report(NamedTuple):
+    """A report as it was read.
+
+    Attributes:
+        identity: which file it was; empty if there was none.
+        entries: by case; what is no entry is dropped.
+        problem: what would be lost if it were replaced; empty if nothing.
+    """
+
+    identity: tuple[int, ...] = ()
+    entries: Mapping[str, CaseResult] = {}
+    problem: str = ""
+
+
 class Journal:
     """The entries of an output folder.
 
@@ -100,8 +125,8 @@ class Journal:
         self.head = dict(head or {})
         #: Entries as they were when this run began their cases.
         self._seen: dict[str, CaseResult | None] = {}
-        #: The report as it was read last, and which file it was.
-        self._read: tuple[tuple[int, ...], dict[str, CaseResult]] = ((), {})
+        #: The report as it was read last.
+        self._read = _Report()
 
     def open(self) -> Journal:
         """Make the folder, prove that it can be written, and remove what killed writers left half-written.
@@ -123,15 +148,11 @@ class Journal:
             status = path.stat()
             # Each report is a new file under the old name, so that one of the same number and time is the same.
             identity = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if identity != self._read[0]:
-                cases = json.loads(path.read_bytes())["cases"]
-                self._read = (identity, {item["case"]: _entry(item) for item in cases})
-            return dict(self._read[1])
+            if identity != self._read.identity:
+                self._read = _Report(identity, *_read_report(path, self.head))
         except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            logger.warning("%s cannot be read and begins anew (%s)", path, type(error).__name__)
-            return {}
+            self._read = _Report()
+        return dict(self._read.entries)
 
     def finished(self, case: str, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again, or None.
@@ -227,12 +248,20 @@ class Journal:
         if entry is not None and entry.outputs.get(path.name) == digest:
             return None
         kept = path.with_name(f"{path.name.removesuffix(_OUTPUT_ENDING)}.edited-{digest[:8]}{_OUTPUT_ENDING}")
-        if not kept.exists():
-            try:
-                os.link(path, kept)  # the writer replaces the name, not the content
-            except OSError:
-                write_atomic(kept, path.read_bytes())
+        _keep(path, kept)
         return kept
+
+    def _set_report_aside(self) -> None:
+        """Keep a report that holds what the next one would not."""
+        if not self._read.problem:
+            return
+        path = self.folder / REPORT_NAME
+        try:
+            kept = path.with_name(f"{path.stem}.unreadable-{sha256_of(path)[:8]}{path.suffix}")
+            _keep(path, kept)
+        except OSError as error:
+            raise fault(path, error) from error
+        logger.warning("%s %s: it was kept as %s", path, self._read.problem, kept.name)
 
     def _retire(self, old: CaseResult, result: CaseResult) -> None:
         for name, digest in old.outputs.items():
@@ -245,6 +274,7 @@ class Journal:
                 result.warn(f"{name} was edited by hand and is left alone; it is no result of this run")
 
     def _write(self, entries: Mapping[str, CaseResult]) -> None:
+        self._set_report_aside()
         ordered = [entries[case] for case in sorted(entries)]
         write_csv(self.folder / VOLUMES_NAME, VOLUMES_COLUMNS, volume_rows(ordered))
         write_json(self.folder / REPORT_NAME, {**self.head, "cases": [vars(entry) for entry in ordered]})
@@ -279,9 +309,101 @@ def volumes_ml(labels: Any, affine: Any, structures: Mapping[int, str]) -> dict[
     return {name: round(int(np.count_nonzero(labels == value)) * ml, 4) for value, name in structures.items()}
 
 
-def _entry(item: Mapping[str, Any]) -> CaseResult:
-    """An entry of a report, perhaps of an earlier version; names that would lead out of the folder are dropped."""
-    known = {each.name for each in fields(CaseResult)}
-    entry = CaseResult(**{name: value for name, value in item.items() if name in known})
-    entry.outputs = {name: digest for name, digest in entry.outputs.items() if Path(name).name == name}
+def _keep(path: Path, kept: Path) -> None:
+    """Give a file a second name, which it has alone once a writer replaced the first."""
+    if kept.exists():
+        return
+    try:
+        os.link(path, kept)  # the writer replaces the name, not the content
+    except OSError:
+        write_atomic(kept, path.read_bytes())
+
+
+def _read_report(path: Path, head: Mapping[str, Any]) -> tuple[dict[str, CaseResult], str]:
+    """The entries of a report, and what of it would be lost if it were replaced.
+
+    Args:
+        path: the report.
+        head: what this run writes above the cases.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        items = list(content["cases"])
+        others = set(content) - {"cases", *_HEAD_NAMES, *head}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return {}, f"cannot be read ({type(error).__name__})"
+    entries = {entry.case: entry for entry in map(_entry, items) if entry is not None}
+    if lost := len(items) - len(entries):
+        return entries, f"holds what is no entry of a run ({lost} of {len(items)} cases)"
+    return entries, "is not a run's" if others else ""
+
+
+def _entry(item: Any) -> CaseResult | None:
+    """An entry of a report, perhaps of an earlier version; None if it is none, or could not be written again.
+
+    Names of outputs that would lead out of the folder are dropped.
+    """
+    if not isinstance(item, dict) or not {"case", "file"} <= set(item):
+        return None
+    known = {each.name: item[each.name] for each in fields(CaseResult) if each.name in item}
+    if not all(_KINDS[name](value) and _is_sound(value) for name, value in known.items()):
+        return None
+    entry = CaseResult(**known)
+    entry.outputs = {name: digest for name, digest in entry.outputs.items() if _is_plain(name)}
     return entry
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is a file's own, and one that a file can have."""
+    return Path(name).name == name and len(name.encode(errors="replace")) <= _LONGEST_NAME
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and value != ""
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number that fits a float."""
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+
+
+def _is_dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_sound(value: Any, depth: int = _DEEPEST) -> bool:
+    """Whether a value out of JSON can be written as JSON again."""
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    if inside is not None:
+        return depth > 0 and all(_is_sound(each, depth - 1) for each in inside)
+    return not isinstance(value, int | float) or _is_number(value)
+
+
+def _dict_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(_is_name(k) and test(v) for k, v in value.items())
+
+
+def _list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(test, value))
+
+
+#: What each part of an entry must be.
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "case": _is_name,
+    "file": _is_text,
+    "status": _is_text,
+    "input": _is_text,
+    "output": _is_text,
+    "outputs": _dict_of(_is_text),
+    "volumes_ml": _dict_of(_is_number),
+    "places": _list_of(_is_dict),
+    "study": _is_dict,
+    "error": _is_text,
+    "warnings": _list_of(_is_text),
+    "key": _is_dict,
+    "timing": _dict_of(_is_number),
+}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurobundle.bundle import memory
+from neurobundle import memory
 from neurobundle.bundle.find import read_metadata
 from neurobundle.bundle.workflow import Plan
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, causes_of, ours_in

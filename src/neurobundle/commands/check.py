@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from neurobundle.errors import ExitCode, InputError, exit_code
+from neurobundle.errors import ExitCode, InputError, NoInputError, exit_code
 from neurobundle.load.datalist import Item as Entry
 from neurobundle.load.datalist import load_json, read_datalist
 from neurobundle.load.datasets import set_findings
@@ -19,6 +19,9 @@ from neurobundle.load.survey import Item, survey
 
 #: A table for people shows good files too, up to so many.
 MOST_GOOD_ROWS = 40
+
+#: The end of a longer name is shown.
+LONGEST_NAME = 80
 
 Progress = Callable[[list[Any]], Iterable[Any]]
 
@@ -114,6 +117,7 @@ def check_datalist(
 
     Raises:
         SettingError: if the file is no datalist.
+        NoInputError: if it has no cases.
     """
     from neurobundle.train.folds import audit_folds
 
@@ -122,6 +126,10 @@ def check_datalist(
         known_labels = {int(key) for key in stated}
     entries = read_datalist(path, "training", dataset_dir, check_files=False)
     entries += read_datalist(path, "test", dataset_dir, required=False, check_files=False)
+    if not entries:
+        raise NoInputError(
+            "the datalist has no cases", "Make it again: neurobundle split DATA -o datalist.json.", file=path
+        )
     items = [_case(entry, known_labels) for entry in progress(entries)]
     refused = {item.name for item in items if item.verdict.level is Level.REFUSE}
     findings = []
@@ -160,7 +168,7 @@ def as_table(report: CheckReport, *, everything: bool = False) -> str:
     shown = [
         item for item in report.items if everything or good <= MOST_GOOD_ROWS or item.verdict.level is not Level.OK
     ]
-    rows = [[item.verdict.level.value, item.name, *_columns(item.facts)] for item in shown]
+    rows = [[item.verdict.level.value, _short(item.name), *_columns(item.facts)] for item in shown]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row, item in zip(rows, shown, strict=True):
@@ -197,6 +205,12 @@ def _columns(facts: dict[str, Any]) -> list[str]:
         numbers = f"{len(facts['labels'])} labels"
     texts = [str(facts.get(key, "")) for key in ("axes", "type", "forms")]
     return [shape, f"{voxel} mm" if voxel else "", *texts, numbers]
+
+
+def _short(name: str) -> str:
+    """A name that keeps the table a table: on one line, and not longer than :data:`LONGEST_NAME`."""
+    line = name.encode("unicode_escape").decode() if any(ord(c) < 32 for c in name) else name
+    return line if len(line) <= LONGEST_NAME else f"...{line[3 - LONGEST_NAME :]}"
 
 
 def _sentence(finding: Finding) -> str:

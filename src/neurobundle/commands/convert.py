@@ -32,7 +32,8 @@ from neurobundle.load.scan import Scan
 
 logger = logging.getLogger(__name__)
 
-REPORT_NAME = "report.json"
+#: Not a run's name: a run may write into the same folder.
+REPORT_NAME = "conversion.json"
 
 #: Facts that BIDS has a name for, in its unit: name, and what a fact's number is multiplied by.
 #: bids-specification.readthedocs.io, "Magnetic Resonance Imaging"; EchoNumber and ImageType are dcm2niix's.
@@ -54,7 +55,7 @@ _BIDS_NAMES: dict[str, tuple[str, float | None]] = {
 
 @dataclass
 class Entry:
-    """How one volume, or one time series, ended; an entry of ``report.json``.
+    """How one volume, or one time series, ended; an entry of ``conversion.json``.
 
     Attributes:
         case: the study's key and the volume's.
@@ -97,6 +98,11 @@ class Report:
         """All, some or none."""
         return exit_code(entry.status == "ok" for entry in self.cases)
 
+    def write(self) -> None:
+        """Write it down as ``conversion.json``."""
+        content = {key: value for key, value in asdict(self).items() if key != "output"}
+        write_json(self.output / REPORT_NAME, {"neurobundle": __version__, **content})
+
 
 def convert(
     path: str | Path,
@@ -118,7 +124,7 @@ def convert(
         progress: wraps the list of what is written, as tqdm does.
 
     Returns:
-        What was done; the same is in ``<output>/report.json``.
+        What was done; the same is in ``<output>/conversion.json``.
 
     Raises:
         NoInputError: if there is no image series.
@@ -134,8 +140,7 @@ def convert(
     report = Report(out, [], folder.set_aside, folder.verdict.warnings)
     for case, volumes in progress(work) if progress else work:
         report.cases.append(_convert(case, volumes, out, policy))
-    content = {key: value for key, value in asdict(report).items() if key != "output"}
-    write_json(out / REPORT_NAME, {"neurobundle": __version__, **content})
+    report.write()
     return report
 
 
@@ -185,7 +190,7 @@ def _convert(case: str, volumes: list[DicomVolume], out: Path, policy: Policy) -
     first = volumes[0]
     try:
         scan = first.read(policy) if len(volumes) == 1 else read_series_4d(volumes, policy)
-        entry.warnings = [_without_names(text, volumes) for text in scan.warnings]
+        entry.warnings = list(scan.warnings)
         save_volume(path, scan.data, scan.affine, form_code=scan.form_code, units=scan.units)
         write_json(beside, _sidecar(scan, volumes, entry.warnings))
         entry.status, entry.output = "ok", path.relative_to(out).as_posix()
@@ -194,7 +199,8 @@ def _convert(case: str, volumes: list[DicomVolume], out: Path, policy: Policy) -
         path.unlink(missing_ok=True)
         beside.unlink(missing_ok=True)
         _log(error, case, first)
-        entry.error = _without_names(f"{error.cause}. {error.way_out}".strip(), volumes)
+        # The cause names no file, whose name may be a patient's; the line on the screen does.
+        entry.error = f"{error.cause}. {error.way_out}".strip()
     return entry
 
 
@@ -209,12 +215,3 @@ def _sidecar(scan: Scan, volumes: list[DicomVolume], warnings: Sequence[str]) ->
 def _log(error: NeurobundleError, case: str, volume: DicomVolume) -> None:
     error.file = error.file or str(volume.files[0])
     logger.error("ERROR %s", error.for_case(case))
-
-
-def _without_names(text: str, volumes: Sequence[DicomVolume]) -> str:
-    """A sentence without the names of input files, which may be a patient's; the report says which by counting."""
-    for volume in volumes:
-        for n, file in enumerate(volume.files, 1):
-            for name in (str(file), file.name):
-                text = text.replace(name, f"file {n} of {len(volume.files)}")
-    return text

@@ -14,14 +14,16 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 
-from neurobundle.bundle import fingerprint, memory
+from neurobundle import memory
+from neurobundle.bundle import fingerprint
 from neurobundle.bundle.find import can_fill, channels_of, find_bundle, reference_of, structures_of
 from neurobundle.bundle.heads import segment_head
 from neurobundle.bundle.journal import CaseResult as CaseResult
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
 from neurobundle.bundle.workflow import Plan, make_plan
-from neurobundle.commands.sources import Source, Wanted, find_sources
+from neurobundle.commands.inputs import find_sources
+from neurobundle.commands.sources import Source, Wanted
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
 from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes

@@ -8,34 +8,19 @@ opens, logs or writes has the file's name or folder in it.
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from neurobundle.bundle import fingerprint
-from neurobundle.errors import InputError, NeurobundleError, NoInputError
+from neurobundle.errors import InputError, NeurobundleError
 from neurobundle.export.nifti import save_volume
 from neurobundle.load.gate import STRICT, Policy
-from neurobundle.load.inputs import find_images
-from neurobundle.load.names import is_nifti_name, unique_case_names
-from neurobundle.load.scan import Scan, is_dicom, read_scan
-from neurobundle.load.study import Choice, Study, find_studies, read_study
-from neurobundle.load.study.filenames import recognise_name
-from neurobundle.load.study.folders import is_bids
-from neurobundle.load.study.mapping import SUFFIXES as MAPPING_SUFFIXES
-from neurobundle.types import NIFTI_SUFFIXES
-
-logger = logging.getLogger(__name__)
-
-SALT_VARIABLE = "NEUROBUNDLE_SALT"
-#: What everybody's names are salted with who sets none of their own.
-KNOWN_SALT = "neurobundle"
-_DIGITS = 8
+from neurobundle.load.scan import Scan, read_scan
+from neurobundle.load.study import Choice, Study, read_study
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,7 @@ class Source:
         shown: how reports and messages call it; empty if it is not to be named.
         wanted: by the bundle and the user.
         work: a folder of the run's own.
-        says: the sequence that the file's name says, if it says one.
+        says: what the file's name says that it is, if that is not what the bundle wants; empty else.
         opened: the files that the config opens, one a channel, once the source was read.
         study: which scans were chosen and passed over, for the report.
     """
@@ -77,7 +62,7 @@ class Source:
     shown: str
     wanted: Wanted
     work: Path
-    says: str | None = None
+    says: str = ""
     opened: list[Path] = field(default_factory=list)
     study: dict[str, Any] = field(default_factory=dict)
 
@@ -99,10 +84,9 @@ class Source:
         return scan
 
     def _refuse_another_sequence(self) -> None:
-        channels = self.wanted.channels
-        if len(channels) == 1 and self.says is not None and self.says != channels[0]:
+        if self.says:
             raise InputError(
-                f"its name says {self.says}, and this bundle knows {channels[0]} only",
+                f"{self.says}, and this bundle knows {', '.join(self.wanted.channels)} only",
                 "Give the right scan, or rename the file if the name is wrong.",
             )
 
@@ -117,6 +101,7 @@ class Source:
             error: changed in place.
             work: the run's own folder.
         """
+        error.case = self.case
         error.cause, error.way_out = (
             self.spoken(text).replace(f"{work}{os.sep}", "") for text in (error.cause, error.way_out)
         )
@@ -181,137 +166,12 @@ class StudySource(Source):
         """A text that names no file of the study, if it is not to be named."""
         if self.shown or self.found is None:
             return text
+        names = {str(self.found.folder)}
         for choice in [*self.found.choices.values(), *self.found.passed_over]:
-            file = isinstance(choice.source, Path)
-            for path in [choice.source] if isinstance(choice.source, Path) else choice.source.files:
-                for name in (str(path), path.name, *([choice.name] if file else [])):
-                    text = text.replace(name, "a file")
-        return text.replace(str(self.found.folder), self.case)
-
-
-def find_sources(
-    inputs: Sequence[str | Path],
-    without: Path | None = None,
-    *,
-    work: Path,
-    wanted: Wanted | None = None,
-    salted: bool = False,
-) -> list[Source]:
-    """The cases that the inputs hold, their names all different.
-
-    A NIfTI file is a case. A DICOM file or folder, a BIDS folder, a folder whose file names say sequences, and any
-    folder for a bundle of several channels are studies. Another folder is all its NIfTI files.
-
-    Args:
-        inputs: files and folders.
-        without: a folder that is not looked into.
-        work: a folder of the run's own.
-        wanted: by the bundle and the user.
-        salted: call them by hex digits.
-
-    Raises:
-        NoInputError: if there are none.
-    """
-    wanted = wanted or Wanted()
-    places = [Path(item) for item in inputs]
-    studies = [place for place in places if wanted.channels and _holds_studies(place, wanted)]
-    files = [place for place in places if place not in studies]
-    sources: list[Source] = []
-    for place in studies:
-        sources += _study_sources(place, wanted, work, salted)
-    if files or not studies:
-        sources += _file_sources(files, without, wanted, work, salted)
-    return _distinct(sources)
-
-
-def _holds_studies(place: Path, wanted: Wanted) -> bool:
-    if wanted.mapping is not None or is_bids(place):
-        return True
-    if place.is_file():
-        return is_dicom(place) or place.suffix.lower() in MAPPING_SUFFIXES
-    if not place.is_dir():
-        return False
-    names = [path.name for path in place.rglob("*") if is_nifti_name(path.name)]
-    if not names:
-        return any(is_dicom(path) for path in place.rglob("*") if path.is_file())
-    return len(wanted.channels) > 1 or any(recognise_name(name).channel for name in names)
-
-
-def _study_sources(place: Path, wanted: Wanted, work: Path, salted: bool) -> list[Source]:
-    try:
-        studies = find_studies(place, wanted.channels, wanted.mapping)
-    except NeurobundleError as error:
-        if salted:
-            error.file = ""
-        raise
-    names = {study.case: study.case for study in studies}
-    if salted:
-        # A DICOM study's name is a salted digest already.
-        keys = {study.case: study.folder / study.case for study in studies if study.layout != "dicom"}
-        hidden = salted_names(keys.values())
-        names |= {case: hidden[path] for case, path in keys.items()}
-    return [
-        StudySource(names[study.case], study.folder, "" if salted else str(place), wanted, work, found=study)
-        for study in studies
-    ]
-
-
-def _file_sources(
-    places: Sequence[Path], without: Path | None, wanted: Wanted, work: Path, salted: bool
-) -> list[Source]:
-    if not salted:
-        names = unique_case_names(find_images(places, without))
-        return [Source(case, path, str(path), wanted, work, _says(path)) for path, case in names.items()]
-    try:
-        paths = find_images(places, without)
-    except NoInputError:
-        raise NoInputError("the inputs hold no NIfTI file (.nii, .nii.gz)", "Check the paths after -i.") from None
-    if SALT_VARIABLE not in os.environ:
-        logger.warning("the names are salted with a salt that everybody knows; set %s to your own", SALT_VARIABLE)
-    folder = work / "inputs"
-    folder.mkdir()
-    return [
-        Source(case, _hidden(path, case, folder), "", wanted, work, _says(path))
-        for path, case in salted_names(paths).items()
-    ]
-
-
-def _says(path: Path) -> str | None:
-    return recognise_name(path.name).channel
-
-
-def _distinct(sources: list[Source]) -> list[Source]:
-    """The sources with names of their own: two places may hold studies of one name."""
-    names = unique_case_names(source.path / source.case for source in sources)
-    for source in sources:
-        source.case = names[source.path / source.case]
-    return sources
-
-
-def salted_names(paths: Iterable[Path]) -> dict[Path, str]:
-    """Eight hex digits for each path, more where two would be alike; the same for the same path and salt.
-
-    The whole path counts, so that one file name in two folders is two cases.
-    """
-    salt = os.environ.get(SALT_VARIABLE, KNOWN_SALT)
-    digests = {
-        path: hashlib.sha256(f"{salt}\0{path.absolute()}".encode("utf-8", "surrogatepass")).hexdigest()
-        for path in paths
-    }
-    digits = _DIGITS
-    while len({digest[:digits] for digest in digests.values()}) < len(digests):
-        digits += 1
-    return {path: f"case-{digest[:digits]}" for path, digest in digests.items()}
-
-
-def _hidden(path: Path, case: str, folder: Path) -> Path:
-    """A link to a file that does not tell its name."""
-    logger.debug("%s is %s", case, path)
-    ending = next((end for end in NIFTI_SUFFIXES if path.name.lower().endswith(end)), "")
-    link = folder / f"{case}{ending}"
-    try:
-        link.symlink_to(path.absolute())
-    except OSError:  # a file system without links
-        if path.exists():
-            shutil.copyfile(path, link)
-    return link
+            if isinstance(choice.source, Path):
+                names |= {str(choice.source), choice.source.name, choice.name}
+            else:
+                # Messages name no DICOM file but by its whole path; "1" alone would be found in every number.
+                names |= {str(path) for path in choice.source.files}
+        longest_first = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+        return re.sub(rf"(?<![\w.-])(?:{longest_first})(?![\w-])", "a file", text)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from neurobundle import __version__
 from neurobundle.commands.check import CheckReport
+from neurobundle.commands.convert import REPORT_NAME
 from neurobundle.errors import ExitCode, InputError, exit_code
 from neurobundle.export.nifti import save_volume
 from neurobundle.files import require_writable, write_json
@@ -21,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 Missing = Literal["refuse", "fill"]
 Progress = Callable[[list[Study]], Iterable[Study]]
-
-REPORT_NAME = "report.json"
 
 
 def check_studies(
@@ -56,7 +55,7 @@ def check_studies(
 
 @dataclass
 class StudyEntry:
-    """How one study ended; an entry of ``report.json``.
+    """How one study ended; an entry of ``conversion.json``.
 
     Attributes:
         case: its name.
@@ -118,8 +117,8 @@ def convert_studies(
         progress: wraps the list of studies, as tqdm does.
 
     Returns:
-        What was done; the same is in ``<output>/report.json``. A study that is refused is logged in one line, and the
-        others go on.
+        What was done; the same is in ``<output>/conversion.json``. A study that is refused is logged in one line, and
+        the others go on.
 
     Raises:
         NoInputError: if the path holds no scan.

@@ -90,7 +90,7 @@ def duplicates(items: Sequence[Item]) -> list[Finding]:
         return []
     shown = "; ".join(" = ".join(item.name for item in group[:3]) for group in twins[:MOST_NAMES])
     more = f" and {len(twins) - MOST_NAMES} more" if len(twins) > MOST_NAMES else ""
-    cause = f"{len(twins)} images are there more than once: {shown}{more}"
+    cause = f"there are copies of {_images(len(twins))}: {shown}{more}"
     return [warn("duplicates", cause, "Keep one of each, or keep them in one fold (neurobundle split finds them).")]
 
 
@@ -160,23 +160,28 @@ def copied_channels(items: Sequence[Item]) -> list[Finding]:
 
 
 def persons_across_folds(tables: Iterable[Path]) -> list[Finding]:
-    """Persons whose rows stand in several folds of a table."""
+    """Persons whose rows stand in several folds of a table; rows that lack a cell are left out."""
     findings = []
     for path in tables:
-        rows = _rows(path)
+        try:
+            rows = _rows(path)
+        except (OSError, ValueError, csv.Error) as error:
+            cause = f"the table {path.name} cannot be read ({error})"
+            findings.append(warn("table", cause, "Save it as UTF-8 with a header line.", path))
+            continue
         columns = rows[0].keys() if rows else ()
         subject = next((name for name in SUBJECT_COLUMNS if name in columns), None)
         if subject is None or "fold" not in columns:
             continue
         folds: dict[str, set[str]] = defaultdict(set)
         for row in rows:
-            folds[row[subject]].add(row["fold"])
+            if row[subject] and row["fold"]:
+                folds[row[subject]].add(row["fold"])
         torn = sorted(person for person, its in folds.items() if len(its) > 1)
         if torn:
             cause = f"{len(torn)} of {len(folds)} values of '{subject}' stand in several folds: {_few(torn)}"
-            findings.append(
-                warn("folds", cause, f"Split by '{subject}': neurobundle split --group-by column:{subject}.", path)
-            )
+            way_out = f"Split by '{subject}': neurobundle split --group-by column:{subject}."
+            findings.append(warn("folds", cause, way_out, path))
         findings += _ids_of_one_person(rows, subject, path)
     return findings
 
@@ -187,7 +192,7 @@ def _ids_of_one_person(rows: Sequence[dict[str, str]], subject: str, path: Path)
     for other in SUBJECT_COLUMNS[SUBJECT_COLUMNS.index(subject) + 1 :]:
         ids: dict[str, set[str]] = defaultdict(set)
         for row in rows:
-            if other in row:
+            if row.get(other) and row[subject]:
                 ids[row[subject]].add(row[other])
         several = sorted(person for person, its in ids.items() if len(its) > 1)
         if several:
@@ -248,6 +253,10 @@ def _by_folder(items: Iterable[Item]) -> dict[Path, list[Item]]:
     for item in items:
         folders[item.file.parent].append(item)
     return folders
+
+
+def _images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count} images"
 
 
 def _few(names: Iterable[Any]) -> str:

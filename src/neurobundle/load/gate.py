@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from neurobundle.errors import InputError
 from neurobundle.geometry import corners_mm, voxel_sizes_mm
+from neurobundle.memory import available_bytes
 
 
 class Level(StrEnum):
@@ -79,7 +80,7 @@ class Verdict:
         self.findings += [finding for finding in findings if finding is not None]
 
     def extend(self, findings: Iterable[Finding]) -> None:
-        """Take in the findings of another verdict."""
+        """Take in several findings."""
         self.add(*findings)
 
     def require(self, file: str | Path, case: str = "") -> None:
@@ -158,6 +159,9 @@ SHEAR_TOLERANCE = 1e-4
 #: Voxel edges outside of this are warned of: no brain MRI has them, a wrong unit has.
 PLAUSIBLE_VOXEL_MM = (0.1, 20.0)
 
+#: A first voxel further from the scanner's middle than this is nowhere: no hall is 100 m long.
+FARTHEST_MM = 1e5
+
 #: An affine whose unit voxel has less volume than this cannot be inverted.
 LEAST_VOLUME = 1e-9
 
@@ -176,6 +180,9 @@ def check_affine(affine: npt.ArrayLike, what: str = "affine", file: str | Path =
     sizes = voxel_sizes_mm(matrix)
     if not sizes.all() or abs(np.linalg.det(matrix[:3, :3] / sizes)) < LEAST_VOLUME:
         return [refuse("affine", f"its {what} is singular", _MEND_AFFINE, file)]
+    if np.abs(matrix[:3, 3]).max() > FARTHEST_MM:
+        cause = f"its {what} puts the first voxel {np.abs(matrix[:3, 3]).max():.3g} mm away"
+        return [refuse("affine", cause, _MEND_AFFINE, file)]
     found = []
     shear = float(np.abs(np.triu((matrix[:3, :3] / sizes).T @ (matrix[:3, :3] / sizes), 1)).max())
     if shear > SHEAR_TOLERANCE:
@@ -218,10 +225,11 @@ def check_forms(
         return [refuse("form_codes", f"its {policy.form} has no code", "Leave --form out.", file)], policy.form
     chosen = policy.form if policy.form != "auto" else next(iter(coded))
     for name, (affine, _) in coded.items():
-        if affine is None or not np.isfinite(np.asarray(affine, float)).all():
+        cause = _unusable(affine)
+        if cause:
             if policy.form == "auto" or name == chosen:
-                way_out = f"{_MEND_AFFINE} If the other form is right, choose it with --form."
-                return [refuse("affine", f"its {name} has numbers that are not finite", way_out, file)], chosen
+                other = " If the other form is right, choose it with --form." if len(coded) > 1 else ""
+                return [refuse("affine", f"its {name} {cause}", f"{_MEND_AFFINE}{other}", file)], chosen
             return [], chosen
     if len(coded) < 2 or policy.form != "auto":
         return [], chosen
@@ -234,6 +242,17 @@ def check_forms(
         way_out = "Find out which one is right, and choose it with --form sform or --form qform."
         return [refuse("forms", cause, way_out, file)], chosen
     return [warn("forms", f"{cause}; the sform speaks (codes {sform[1]} and {qform[1]})", file=file)], chosen
+
+
+def _unusable(affine: npt.ArrayLike | None) -> str:
+    """Why a form says nothing, or an empty text."""
+    if affine is None:
+        return "has a quaternion longer than 1"
+    if not np.isfinite(np.asarray(affine, float)).all():
+        return "has numbers that are not finite"
+    if abs(np.linalg.det(np.asarray(affine, float)[:3, :3])) < LEAST_VOLUME:
+        return "is singular"
+    return ""
 
 
 def check_pixdim(pixdim: npt.ArrayLike, affine: npt.ArrayLike, file: str | Path = "") -> Finding | None:
@@ -283,20 +302,11 @@ def check_memory(needed: int, file: str | Path = "", free: int | None = None) ->
         file: for the finding.
         free: bytes that are free; asked of the system if None, and not checked where it cannot say.
     """
-    free = free_memory() if free is None else free
+    free = available_bytes() if free is None else free
     if free is None or needed <= free:
         return None
     cause = f"its voxels need {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free"
     return refuse("memory", cause, "Close other programs, crop it, or use a larger machine.", file)
-
-
-def free_memory() -> int | None:
-    """Bytes that can be allocated without swapping (Linux's MemAvailable), or None where that is not known."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
 
 
 # --- checks of values -------------------------------------------------------------------------------------------------

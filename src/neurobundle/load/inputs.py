@@ -5,17 +5,17 @@ An *input* is a NIfTI file or a folder that holds some, at any depth. Hidden fil
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from neurobundle.errors import NoInputError
 from neurobundle.load.datalist import read_datalist
-from neurobundle.load.names import unique_case_names
+from neurobundle.load.names import is_nifti_name, unique_case_names
 from neurobundle.load.scan import is_dicom
-from neurobundle.types import NIFTI_SUFFIXES
 
 #: What a run puts between the case's name and ``.nii.gz``.
 LABEL_MAP_SUFFIX = "_seg"
@@ -50,13 +50,12 @@ def find_images(inputs: Iterable[str | Path], without: Path | None = None) -> li
 
 
 def _images_below(folder: Path, without: Path | None) -> list[Path]:
+    inside, output = folder.resolve(), without.resolve() if without is not None else None
     return [
         path
-        for path in folder.rglob("*")
-        if path.name.lower().endswith(NIFTI_SUFFIXES)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not (without is not None and _is_result(path, folder.resolve(), without.resolve()))
+        for _, files in walk(folder)
+        for path in files
+        if is_nifti_name(path.name) and not (output is not None and _is_result(path, inside, output))
     ]
 
 
@@ -94,12 +93,21 @@ def inference_items(
     return items[: max_cases or None]
 
 
+def walk(place: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each folder at any depth with its regular files, both sorted, links to folders not followed, nothing hidden."""
+    for folder, inner, files in os.walk(place):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        paths = [Path(folder) / name for name in sorted(files) if not name.startswith(".")]
+        yield Path(folder), [path for path in paths if path.is_file()]
+
+
 def dicom_folders(place: Path) -> list[Path]:
     """The topmost folders that hold DICOM files themselves: what lies deeper belongs to the same study."""
-    entries = sorted(path for path in place.iterdir() if not path.name.startswith("."))
-    if any(path.is_file() and is_dicom(path) for path in entries):
-        return [place]
-    return [root for folder in entries if folder.is_dir() for root in dicom_folders(folder)]
+    roots: list[Path] = []
+    for folder, files in walk(place):
+        if not any(root in (folder, *folder.parents) for root in roots) and any(map(is_dicom, files)):
+            roots.append(folder)
+    return roots
 
 
 def _found(folder: Path, without: Path | None) -> list[dict[str, Any]]:

@@ -122,8 +122,10 @@ def judge_nifti(path: str | Path, policy: Policy = STRICT) -> tuple[Verdict, Sca
 
 def _explained(verdict: Verdict, path: Path) -> Verdict:
     """A verdict that names damage first: a header that makes no sense may be a header that was damaged."""
-    damage = [finding for finding in _damage(path) if finding not in verdict.findings]
-    return Verdict([*damage, *verdict.findings])
+    if not path.is_file():
+        return verdict
+    known = any(word in finding.cause for finding in verdict.findings for word in ("CRC", "gzip stream", "truncated"))
+    return verdict if known else Verdict([*_damage(path), *verdict.findings])
 
 
 def _damage(path: Path) -> list[Finding]:
@@ -153,7 +155,8 @@ def read_header(path: str | Path) -> NiftiHeader:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError("there is no such file", "Check the path.", file=path)
+        cause = "it is no regular file" if path.exists() else "there is no such file"
+        raise InputError(cause, "Check the path.", file=path)
     size = path.stat().st_size
     if size == 0:
         raise InputError("the file is empty (0 bytes)", _AGAIN, file=path)
@@ -168,7 +171,8 @@ def read_header(path: str | Path) -> NiftiHeader:
             f"it is truncated or damaged: its header asks for {promised.promise} bytes, and it can hold {most} at most"
         )
         raise InputError(cause, _AGAIN, file=path)
-    finding = gate.check_memory(promised.promise, path)
+    scaled = _scaling(promised.header) not in ((1.0, 0.0), (0.0, 0.0))
+    finding = gate.check_memory(promised.promise * (2 if scaled else 1), path)
     if finding is not None:
         raise InputError(finding.cause, finding.way_out, file=path)
     return promised
@@ -272,6 +276,10 @@ def _grid(promised: NiftiHeader, policy: Policy, path: Path) -> _Grid:
 
 
 def _qform(header: Any) -> npt.NDArray[np.float64] | None:
+    header = header.copy()
+    # pixdim[0] is 1 or -1; 0 is what old writers leave and means 1, and a length has no sign (nifti1.h, METHOD 2).
+    header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
+    header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     try:
         return np.asarray(header.get_qform(), float)
     except (HeaderDataError, ValueError):  # its quaternion is longer than 1
@@ -311,7 +319,7 @@ def _damaged(error: Exception, path: Path) -> InputError:
     text = str(error)
     cause = (
         "CRC mismatch: its bytes are not those that were written"
-        if "checksum" in text.lower()
+        if ("checksum" in text.lower() or "crc" in text.lower())
         else (f"its gzip stream is damaged ({text})")
     )
     return InputError(cause, _AGAIN, file=path)

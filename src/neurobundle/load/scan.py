@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from neurobundle.load.gate import STRICT, Policy
+from neurobundle.load.names import is_nifti_name
 
 
 class Scan(NamedTuple):
@@ -51,13 +52,33 @@ def read_scan(path: str | Path, policy: Policy = STRICT) -> Scan:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a path is a folder, or a file that DICOM's prefix marks (PS3.10, 7.1)."""
+    """Whether a path is a folder, or a file that is DICOM by its prefix (PS3.10, 7.1) or its first element."""
     if path.is_dir():
         return True
     if not path.is_file():  # a pipe would never answer
         return False
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
     except OSError:
         return False
+    return head[128:] == b"DICM" or (not is_nifti_name(path.name) and is_bare_dicom(head))
+
+
+def is_bare_dicom(head: bytes) -> bool:
+    r"""Whether bytes begin like a data set without preamble: group 0002 or 0008, a low element, a believable length.
+
+    >>> is_bare_dicom(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"), is_bare_dicom(b"\x00\x08\x00\x05CS\x00\x0aISO_IR 100")
+    (True, True)
+    >>> is_bare_dicom(b"\x08\x00\x00\x00\x04\x00\x00\x00"), is_bare_dicom(b"\x5c\x01\x00\x00\x00\x00\x00\x00")
+    (True, False)
+    """
+    for order in _ORDERS:
+        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
+        if group in (0x0002, 0x0008) and element <= 0x0070 and len(head) >= 8:
+            explicit = head[4:6].isalpha() and head[4:6].isupper()
+            return explicit or int.from_bytes(head[4:8], "little") < 1024
+    return False
+
+
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from neurobundle.errors import InputError, NoInputError
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.gate import STRICT, Kind, Level, Policy, Verdict, refuse, warn
-from neurobundle.load.inputs import dicom_folders
+from neurobundle.load.inputs import walk
 from neurobundle.load.labels import content_hash, label_values
 from neurobundle.load.names import PICTURE_SUFFIXES, is_nifti_name, stem, words_of
 from neurobundle.load.nifti import judge_nifti, read_header
@@ -129,19 +129,23 @@ def role_of(path: Path, below: Path) -> Kind:
 
 def _listed(place: Path, found: Survey) -> list[Callable[[Policy], list[Item]]]:
     """What is to be read below a place, each as a job; DICOM files of one folder are one job."""
-    if place.is_file():
+    if not place.is_dir():
         return _jobs(place, place, found)
     jobs: list[Callable[[Policy], list[Item]]] = []
-    dicom = dicom_folders(place)
-    for path in sorted(place.rglob("*")):
-        inside = any(root == path.parent or root in path.parents for root in dicom)
-        if path.is_dir() or (inside and not _is_image(path)):
-            continue
-        if any(part.startswith(".") for part in path.relative_to(place).parts):
-            found.set_aside["hidden"] += 1
-        else:
+    roots: list[Path] = []
+    inside: set[Path] = set()
+    for folder, files in walk(place):
+        hidden = sum(path.name.startswith(".") for path in folder.iterdir())
+        if hidden:
+            found.set_aside["hidden"] += hidden
+        if folder.parent not in inside and any(is_dicom(path) for path in files if not _is_image(path)):
+            roots.append(folder)
+        if folder.parent in inside or folder in roots:
+            inside.add(folder)
+            files = [path for path in files if _is_image(path)]  # find_dicom looks at the others
+        for path in files:
             jobs += _jobs(path, place, found)
-    return [*jobs, *(_dicom_job(root, place, found) for root in dicom)]
+    return [*jobs, *(_dicom_job(root, place, found) for root in roots)]
 
 
 def _jobs(path: Path, below: Path, found: Survey) -> list[Callable[[Policy], list[Item]]]:
@@ -151,7 +155,7 @@ def _jobs(path: Path, below: Path, found: Survey) -> list[Callable[[Policy], lis
         return [lambda policy: [_picture(path, below, policy, found.known_labels)]]
     if is_dicom(path):
         return [_dicom_job(path, below, found)]
-    if path.name.lower() in TABLE_NAMES:
+    if path.name.lower() in TABLE_NAMES and path.is_file():
         found.tables.append(path)
     else:
         found.set_aside[f"{path.suffix.lower() or 'no ending'}"] += 1

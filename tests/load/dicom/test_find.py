@@ -18,8 +18,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from neurobundle.errors import InputError, MissingPackageError
 from neurobundle.load.dicom import find_dicom, read_volume, require_images
-from neurobundle.load.dicom.folder import SALT_VARIABLE, series_key, study_key
+from neurobundle.load.dicom.folder import series_key, study_key
 from neurobundle.load.gate import Level
+from neurobundle.load.salt import SALT_VARIABLE
 from tests.load.dicom import make
 
 

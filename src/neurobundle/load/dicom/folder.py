@@ -1,13 +1,10 @@
 """A folder of DICOM files as studies and volumes, by headers alone.
 
-A *key* names a study or a series without telling its UID: eight hex digits of the salted sha256. Who knows the salt can
-find a series again; set ``NEUROBUNDLE_SALT`` to one of your own.
+A *key* names a study or a series without telling its UID: eight hex digits of the salted sha256 (:mod:`.salt`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,10 +21,8 @@ from neurobundle.load.dicom.mosaic import is_mosaic, mosaic_frames
 from neurobundle.load.dicom.stacking import stack
 from neurobundle.load.dicom.volumes import DicomVolume
 from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, check_affine, refuse, warn
+from neurobundle.load.salt import digest
 from neurobundle.load.scan import Scan
-
-#: The environment variable with a salt of one's own, and what stands in for it.
-SALT_VARIABLE, FIXED_SALT = "NEUROBUNDLE_SALT", "neurobundle"
 
 
 @dataclass(frozen=True)
@@ -128,17 +123,12 @@ def read_volume(path: str | Path, policy: Policy = STRICT) -> Scan:
 
 def study_key(uid: str) -> str:
     """The key of a study, from its UID."""
-    return f"study-{_digest(uid)}"
+    return f"study-{digest(uid)}"
 
 
 def series_key(uid: str, number: int | None) -> str:
     """The key of a series, from its UID and its number."""
-    return f"series-{number or 0:04d}-{_digest(uid)}"
-
-
-def _digest(uid: str) -> str:
-    salt = os.environ.get(SALT_VARIABLE) or FIXED_SALT
-    return hashlib.sha256(f"{salt}{uid}".encode()).hexdigest()[:8]
+    return f"series-{number or 0:04d}-{digest(uid)}"
 
 
 def _study(uid: str, instances: list[Instance], found: Found) -> DicomStudy:

@@ -23,6 +23,7 @@ from neurobundle.load.dicom.elements import PRIVATE, Elements, tag_of
 from neurobundle.load.dicom.syntax import DEFLATED, is_lossy
 from neurobundle.load.dicom.values import lines_of
 from neurobundle.load.gate import Finding, refuse
+from neurobundle.load.scan import is_bare_dicom
 
 #: Storage classes whose files hold slices of a volume (PS3.4 Annex B.5; their UIDs: PS3.6 Annex A).
 VOLUME_CLASSES = {
@@ -176,22 +177,6 @@ def _require_dicom(raw: BufferedIOBase, file: Path) -> None:
     if head[128:] != b"DICM" and not is_bare_dicom(head):
         raise _SetAsideError("not DICOM")
     raw.seek(0)
-
-
-def is_bare_dicom(head: bytes) -> bool:
-    r"""Whether bytes begin like a data set without preamble: group 0002 or 0008, a low element, a believable length.
-
-    >>> is_bare_dicom(b"\x08\x00\x05\x00CS\x0a\x00ISO_IR 100"), is_bare_dicom(b"\x00\x08\x00\x05CS\x00\x0aISO_IR 100")
-    (True, True)
-    >>> is_bare_dicom(b"\x08\x00\x00\x00\x04\x00\x00\x00"), is_bare_dicom(b"\x5c\x01\x00\x00\x00\x00\x00\x00")
-    (True, False)
-    """
-    for order in ("little", "big"):
-        group, element = (int.from_bytes(head[at : at + 2], order) for at in (0, 2))
-        if group in (0x0002, 0x0008) and element <= 0x0070 and len(head) >= 8:
-            explicit = head[4:6].isalpha() and head[4:6].isupper()
-            return explicit or int.from_bytes(head[4:8], "little") < 1024
-    return False
 
 
 @lru_cache(maxsize=1)

@@ -167,7 +167,7 @@ class _Filler:
     def __init__(self, volume: DicomVolume) -> None:
         self.shape = volume.shape
         self.data: npt.NDArray[Any] | None = None
-        self.filled: dict[int, Path] = {}
+        self.filled: set[int] = set()
         self.copies = 0
 
     def put(self, k: int, plane: Plane, pixels: npt.NDArray[Any]) -> None:
@@ -180,12 +180,12 @@ class _Filler:
             self.data = self.data.astype(kind, order="F")
         if k not in self.filled:
             self.data[:, :, k] = pixels.T
-            self.filled[k] = plane.file
+            self.filled.add(k)
         elif np.array_equal(self.data[:, :, k], pixels.T, equal_nan=kind.kind == "f"):
             self.copies += 1
         else:
             cause = f"two slices lie at one place and differ: slice {k + 1} of {self.shape[2]}"
-            way_out = f"Find out which is right, this or {self.filled[k].name}, and take the other out."
+            way_out = "Find out which of the two is right, and take the other out."
             raise InputError(cause, way_out, file=plane.file)
 
     def finish(self) -> npt.NDArray[Any]:

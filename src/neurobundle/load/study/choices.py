@@ -125,8 +125,8 @@ class Study:
 #: Checks that are about one channel: their findings end in its name.
 _PER_CHANNEL = ("two_fit", "evidence")
 
-#: The way out of a missing channel.
-ADD_OR_MAP = "Add the scan, name it with --mapping, or fill the channel with --missing fill."
+#: The way out of a missing channel. Whether it may be filled with zeros hangs on the command and on the bundle.
+ADD_OR_MAP = "Add the scan, or name it with --mapping."
 
 
 class Traits(NamedTuple):
@@ -219,8 +219,8 @@ def choose(study: Study) -> None:
         study: channels that it has choices for already (by a mapping) keep them.
     """
     mapped = set(study.choices)
-    taken = [_place(choice.source) for choice in study.choices.values()]
-    free = [candidate for candidate in study.candidates if _place(candidate.choice.source) not in taken]
+    taken = [place_of(choice.source) for choice in study.choices.values()]
+    free = [candidate for candidate in study.candidates if place_of(candidate.choice.source) not in taken]
     for channel in dict.fromkeys(candidate.choice.channel for candidate in free):
         fit = [candidate for candidate in free if candidate.choice.channel == channel]
         if channel is None:
@@ -239,7 +239,7 @@ def _once_a_stack(choices: Sequence[Choice]) -> list[Choice]:
     return list(reversed(stacks.values()))
 
 
-def _place(source: Path | DicomVolume) -> object:
+def place_of(source: Path | DicomVolume) -> object:
     """What two choices of one scan have in common."""
     return source.resolve() if isinstance(source, Path) else id(source)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ import yaml
 from neurobundle.errors import InputError, SettingError, closest
 from neurobundle.load.names import safe_name
 from neurobundle.load.study.channels import CHANNELS, channel_named
-from neurobundle.load.study.choices import Choice, Study
+from neurobundle.load.study.choices import Choice, Study, place_of
 
 if TYPE_CHECKING:
     from neurobundle.load.dicom import DicomVolume
@@ -55,8 +55,8 @@ def read_mapping(file: str | Path) -> Mapping:
         file: YAML or JSON.
 
     Raises:
-        SettingError: if it is missing, too large, not YAML or JSON, names something twice, an unknown channel, or a
-            value that is no path and no series.
+        SettingError: if it is missing, too large, not YAML or JSON, names something twice, an unknown channel, a case
+            without a channel, or a value that is no path and no series.
     """
     path = Path(file)
     content = _load(path)
@@ -69,6 +69,7 @@ def read_mapping(file: str | Path) -> Mapping:
     if odd is not None:
         cause = f"it names both cases and the channel {odd!r} outside of a case"
         raise SettingError(cause, _FORM, file=path)
+    _refuse_one_name(list(several), path)
     return Mapping(path, None, {str(case): _channels(value, path, str(case)) for case, value in several.items()})
 
 
@@ -84,7 +85,7 @@ def apply_mapping(studies: list[Study], mapping: Mapping, channels: tuple[str, .
         The studies, and those that the mapping alone made.
 
     Raises:
-        SettingError: if the mapping is for one study and several were found.
+        SettingError: if the mapping is for one study and several were found, or names one scan twice.
         InputError: names the case: a path is not there, or no series, or several volumes, are what it names.
     """
     base = mapping.file.parent
@@ -97,6 +98,7 @@ def apply_mapping(studies: list[Study], mapping: Mapping, channels: tuple[str, .
     else:
         entries = mapping.cases
     by_name = {study.case: study for study in studies}
+    uses: dict[object, str] = {}
     for case, named in entries.items():
         study = by_name.get(case) or by_name.get(safe_name(case))
         if study is None:
@@ -104,7 +106,32 @@ def apply_mapping(studies: list[Study], mapping: Mapping, channels: tuple[str, .
             study = _study_of_paths(case, named, mapping, channels, known)
             studies.append(study)
         _name_channels(study, named, base, mapping.file)
+        _refuse_one_scan(study, named, uses, mapping)
     return studies
+
+
+def _refuse_one_name(cases: Sequence[str], file: Path) -> None:
+    """Refuse two names of cases that are one name once they are made safe."""
+    seen: dict[str, str] = {}
+    for case in cases:
+        if (other := seen.setdefault(safe_name(case), case)) != case:
+            raise SettingError(f"the cases {other!r} and {case!r} are one name: {safe_name(case)}", _FORM, file=file)
+
+
+def _refuse_one_scan(study: Study, named: dict[str, str | int], uses: dict[object, str], mapping: Mapping) -> None:
+    """Refuse a scan that the mapping names twice, by whatever words, in one case or in two.
+
+    Args:
+        study: whose channels were just named.
+        named: which of its channels.
+        uses: what each scan so far is named for; this study's are added.
+        mapping: for the message.
+    """
+    for channel in named:
+        what = channel if mapping.one is not None else f"{channel} of {study.case}"
+        other = uses.setdefault(place_of(study.choices[channel].source), what)
+        if other != what:
+            raise SettingError(f"one scan is named for {other} and {what}", "Name each scan once.", file=mapping.file)
 
 
 def _study_of_paths(
@@ -127,9 +154,6 @@ def _name_channels(study: Study, named: dict[str, str | int], base: Path, file: 
             cause = f"the mapping {file.name} names it for {channel}, and it is not there"
             raise InputError(cause, f"Paths are relative to {base}.", case=study.case, file=source)
         study.choices[channel] = Choice(channel, source, "the mapping file names it")
-    twice = [channel for channel in named if list(named.values()).count(named[channel]) > 1]
-    if twice:
-        raise SettingError(f"one scan is named for {' and '.join(twice)}", "Name each scan once.", file=file)
 
 
 def _volume(study: Study, value: str | int) -> DicomVolume | None:
@@ -152,6 +176,8 @@ def _volume(study: Study, value: str | int) -> DicomVolume | None:
 def _channels(content: dict[Any, Any], path: Path, case: str) -> dict[str, str | int]:
     """Channel -> value of one study, checked."""
     named: dict[str, str | int] = {}
+    if not content:
+        raise SettingError(f"the case {case!r} names no channel", _FORM, file=path)
     for key, value in content.items():
         try:
             channel = channel_named(str(key))

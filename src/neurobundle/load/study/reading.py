@@ -5,7 +5,7 @@ The *reference* is the channel whose native grid the others come to: the one tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -87,24 +87,43 @@ def read_study(
         raise SettingError(f"missing must be 'refuse' or 'fill', got {missing!r}")
     verdict = study.judge(missing, wanted)
     verdict.require(study.folder, study.case)
-    there = [channel for channel in wanted if channel in study.choices]
-    if not there:
-        raise InputError(study.lacks(first), "Add the scans.", case=study.case, file=study.folder)
-    if first not in there:
-        verdict.add(warn("reference", f"the reference {first} is missing: the grid is that of {there[0]}"))
-        first = there[0]
+    first = _reference(study, wanted, first, verdict)
     data, base, notes = _on_one_grid(study, wanted, first, policy, verdict)
     return StudyScan(
         data,
         np.asarray(base.affine, np.float64),
         wanted,
         tuple(verdict.warnings),
-        tuple({**study.choices[channel].as_json(), "grid": notes[channel]} for channel in there),
-        tuple(choice.as_json() for choice in study.passed_over),
-        tuple(channel for channel in wanted if channel not in there),
-        base.form_code,
-        base.units,
+        **_report(study, wanted, notes),
+        form_code=base.form_code,
+        units=base.units,
     )
+
+
+def _reference(study: Study, wanted: Sequence[str], first: str, verdict: Verdict) -> str:
+    """The channel whose grid it is: the one that was asked for, or the first that is there, with a warning."""
+    there = [channel for channel in wanted if channel in study.choices]
+    if not there:
+        raise InputError(study.lacks(first), "Add the scans.", case=study.case, file=study.folder)
+    if first not in there:
+        verdict.add(warn("reference", f"the reference {first} is missing: the grid is that of {there[0]}"))
+        return there[0]
+    return first
+
+
+def _report(study: Study, wanted: Sequence[str], notes: Mapping[str, str]) -> dict[str, Any]:
+    """What :class:`StudyScan` says of where its channels come from.
+
+    Args:
+        study: with its choices.
+        wanted: the channels that were asked for.
+        notes: what was done to the grid of each channel that is there.
+    """
+    return {
+        "chosen": tuple({**study.choices[channel].as_json(), "grid": note} for channel, note in notes.items()),
+        "passed_over": tuple(choice.as_json() for choice in study.passed_over),
+        "missing": tuple(channel for channel in wanted if channel not in notes),
+    }
 
 
 def _on_one_grid(
