@@ -1,5 +1,6 @@
 """What a run leaves survives kills, two processes, a full disk and people (numbers are those of the faults' list)."""
 
+import hashlib
 import json
 import os
 import random
@@ -54,6 +55,14 @@ def journal(tmp_path: Path) -> Journal:
 
 def names(journal: Journal) -> set[str]:
     return {path.name for path in journal.folder.iterdir()}
+
+
+def kept_report(journal: Journal) -> bytes:
+    """The one report that was kept, its name that of its content."""
+    (kept,) = journal.folder.glob("report.unreadable-*.json")
+    content = kept.read_bytes()
+    assert kept.name == f"report.unreadable-{hashlib.sha256(content).hexdigest()[:8]}.json"
+    return content
 
 
 def test_each_case_is_written_down_at_once(journal: Journal) -> None:
@@ -150,6 +159,89 @@ def test_a_report_that_cannot_be_read_begins_anew(journal: Journal, content: byt
     (journal.folder / "report.json").write_bytes(content)
     do(journal, "anna")
     assert list(journal.entries()) == ["anna"]
+    assert kept_report(journal) == content
+
+
+ENTRY = {"case": "otto", "file": "in/otto.nii.gz", "status": "ok", "key": {"input": "i"}}
+FOREIGN = {
+    "a converter's": {"case": "study-1/series-1", "status": "ok", "output": "x.nii.gz", "warnings": [], "error": ""},
+    "no mapping": 3,
+    "case int": {**ENTRY, "case": 3},
+    "case empty": {**ENTRY, "case": ""},
+    "case surrogate": {**ENTRY, "case": "\ud800"},
+    "volumes null": {**ENTRY, "volumes_ml": None},
+    "volumes list": {**ENTRY, "volumes_ml": [1]},
+    "volumes text": {**ENTRY, "volumes_ml": {"anterior": "1"}},
+    "volumes nan": {**ENTRY, "volumes_ml": {"anterior": float("nan")}},
+    "volumes huge": {**ENTRY, "volumes_ml": {"anterior": 10**400}},
+    "outputs list": {**ENTRY, "outputs": ["a"]},
+    "outputs of numbers": {**ENTRY, "outputs": {"a": 1}},
+    "key text": {**ENTRY, "key": "x"},
+    "key null": {**ENTRY, "key": None},
+    "places of texts": {**ENTRY, "places": ["x"]},
+    "warnings null": {**ENTRY, "warnings": None},
+    "infinite, deep inside": {**ENTRY, "study": {"chosen": [{"te": float("inf")}]}},
+    "timing text": {**ENTRY, "timing": {"seconds": "1"}},
+    "too deep": {**ENTRY, "study": json.loads('{"a":' * 300 + "1" + "}" * 300)},
+    "twice": ENTRY,
+}
+
+
+@pytest.mark.parametrize("bad", FOREIGN.values(), ids=FOREIGN)
+def test_what_is_no_entry_is_dropped_and_the_report_kept(
+    journal: Journal, bad: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised, the good entries stay, and one warning says what became of the old report."""
+    path = journal.folder / "report.json"
+    path.write_text(json.dumps({"bundle": "x", "cases": [ENTRY, bad]}))
+    before = path.read_bytes()
+    assert journal.finished("otto", {"input": "other"}) is None
+    with pytest.raises(InputError, match="of another scan"):
+        journal.refuse_another("otto", "elsewhere/otto.nii.gz", {"input": "other"})
+    do(journal, "anna")
+    do(journal, "berta")
+    assert list(journal.entries()) == ["anna", "berta", "otto"]
+    assert kept_report(journal) == before
+    (warning,) = caplog.messages
+    assert next(journal.folder.glob("report.unreadable-*")).name in warning
+
+
+def test_a_report_of_another_program_is_kept_too(journal: Journal) -> None:
+    content = b'{"cases": [], "summary": "a year of work"}'
+    (journal.folder / "report.json").write_bytes(content)
+    do(journal, "anna")
+    assert kept_report(journal) == content
+
+
+def test_our_own_report_is_replaced_without_a_copy(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    """Also one that a file's odd name went into, and that of a run with another head."""
+    result = CaseResult("zoe", "in/zo\udce9.nii.gz", study={"chosen": [{"channel": "T1", "te": 2.5}]})
+    Journal(journal.folder, {"bundle": "x", "mine": 1}).record(result)
+    Journal(journal.folder, {"bundle": "x", "mine": 2}).record(CaseResult("otto", "in/otto.nii.gz"))
+    assert names(journal) == {"report.json", "volumes.csv"}
+    assert caplog.messages == []
+    assert journal.entries()["zoe"] == result
+
+
+def test_a_deep_report_begins_anew(journal: Journal) -> None:
+    content = b"[" * 100_000
+    (journal.folder / "report.json").write_bytes(content)
+    do(journal, "anna")
+    assert kept_report(journal) == content
+
+
+def test_a_folder_in_the_report_s_place_is_left_alone(journal: Journal) -> None:
+    (journal.folder / "report.json").mkdir()
+    assert journal.entries() == {}
+    with pytest.raises(EnvironmentFault, match="directory"):
+        fail(journal, "anna")
+
+
+def test_an_output_s_name_that_no_file_can_have(journal: Journal) -> None:
+    entry = {**ENTRY, "key": KEY, "outputs": {"a" * 300: "0", "a\0b": "0"}}
+    (journal.folder / "report.json").write_text(json.dumps({"cases": [entry]}))
+    assert journal.finished("otto", KEY) is None
+    fail(journal, "otto")
 
 
 def test_an_entry_cannot_lead_out_of_the_folder(journal: Journal, tmp_path: Path) -> None:

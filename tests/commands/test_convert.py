@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from neurobundle.arguments import parser
+from neurobundle.bundle.journal import CaseResult, Journal
 from neurobundle.cli import main
 from neurobundle.commands import convert as module
 from neurobundle.commands.convert import convert, sidecar
@@ -66,7 +67,7 @@ def write_series(folder: Path, data: np.ndarray, series: int = 4, patient: str =
 
 
 def report_of(out: Path) -> dict[str, Any]:
-    return json.loads((out / "report.json").read_text())
+    return json.loads((out / "conversion.json").read_text())
 
 
 def only(out: Path, pattern: str) -> Path:
@@ -161,7 +162,63 @@ def test_81_a_file_named_after_its_patient(tmp_path: Path) -> None:
     named.write_bytes(named.read_bytes()[:-100])
     report = convert(tmp_path / "in", tmp_path / "out")
     assert report.exit_code == 4
-    assert "DOE" not in (tmp_path / "out" / "report.json").read_text()
+    assert "DOE" not in (tmp_path / "out" / "conversion.json").read_text()
+
+
+def test_numbers_stay_though_files_are_called_by_numbers(tmp_path: Path) -> None:
+    """What is written speaks of slices by their place, and names no file."""
+    files = write_series(tmp_path / "in", voxels())
+    write_series(tmp_path / "other", voxels(1))
+    files.append((tmp_path / "other" / files[4].name).rename(tmp_path / "in" / "extra.dcm"))
+    made = pydicom.dcmread(files[-1])
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.4711.99"
+    made.save_as(files[-1])
+    for n, file in enumerate(files, 1):
+        file.rename(file.with_name(str(n)))
+    convert(tmp_path / "in", tmp_path / "out")
+    (entry,) = report_of(tmp_path / "out")["cases"]
+    assert entry["error"] == (
+        "two slices lie at one place and differ: slice 5 of 6. "
+        "Find out which of the two is right, and take the other out."
+    )
+
+
+def test_numbers_of_a_gap_stay(tmp_path: Path) -> None:
+    files = write_series(tmp_path / "in", voxels())
+    files.pop(3).unlink()
+    for n, file in enumerate(files, 1):
+        file.rename(file.with_name(str(n)))
+    convert(tmp_path / "in", tmp_path / "out", Policy(allow_gaps=True))
+    (entry,) = report_of(tmp_path / "out")["cases"]
+    assert entry["warnings"][0].startswith("gap of 6 mm between slices 3 and 5, expected 3; 1 slice is missing")
+
+
+def test_the_other_slice_s_name_is_not_written(tmp_path: Path) -> None:
+    first, *_ = write_series(tmp_path / "in", voxels())
+    write_series(tmp_path / "other", voxels(1))
+    second = (tmp_path / "other" / first.name).rename(tmp_path / "in" / "JANE.dcm")
+    made = pydicom.dcmread(second)
+    made.SOPInstanceUID = made.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.4711.99"
+    made.save_as(second)
+    first.rename(first.with_name("DOE.dcm"))
+    convert(tmp_path / "in", tmp_path / "out")
+    written = (tmp_path / "out" / "conversion.json").read_text()
+    assert "two slices lie at one place" in written
+    assert not [name for name in ("JANE", "DOE") if name in written]
+
+
+def test_a_run_s_report_in_the_same_folder_stays(tmp_path: Path) -> None:
+    """And a run that follows finds only its own, whole."""
+    write_series(tmp_path / "in", voxels())
+    out = tmp_path / "out"
+    Journal(out, {"bundle": "x"}).record(CaseResult("anna", "in/anna.nii.gz"))
+    before = (out / "report.json").read_bytes()
+    assert convert(tmp_path / "in", out).exit_code == 0
+    assert (out / "report.json").read_bytes() == before
+    converted = (out / "conversion.json").read_bytes()
+    Journal(out, {"bundle": "x"}).record(CaseResult("otto", "in/otto.nii.gz"))
+    assert (out / "conversion.json").read_bytes() == converted
+    assert list(Journal(out).entries()) == ["anna", "otto"]
 
 
 def test_a_refused_volume_is_named_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +247,7 @@ def test_a_failed_volume_leaves_no_older_one_under_its_name(tmp_path: Path) -> N
     assert convert(tmp_path / "in", out).exit_code == 0
     files[3].unlink()
     assert convert(tmp_path / "in", out).exit_code == 4
-    assert [path.name for path in out.rglob("*") if path.is_file()] == ["report.json"]
+    assert [path.name for path in out.rglob("*") if path.is_file()] == ["conversion.json"]
 
 
 def test_allow_gaps(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def test_what_would_be_chosen(study: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_a_missing_channel_is_refused_or_filled(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(study), "--channels", "T1,T2"]) == 4
-    assert "no T2: found T1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no T2: found T1" in said
+    assert "--missing" not in said, "whether a bundle may fill it is not known here"
     assert main(["check", str(study), "--channels", "T1,T2", "--missing", "fill", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["levels"] == {"ok": 0, "warn": 1, "refuse": 0}
 
@@ -45,7 +47,8 @@ def test_an_unknown_channel(study: Path) -> None:
 def test_channels_on_one_grid_are_kept(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And what was written is a study again, whose channels need no resampling."""
     assert main(["convert", str(study), "-o", str(tmp_path / "out"), "--channels", "FLAIR,T1"]) == 0
-    (case,) = json.loads((tmp_path / "out/report.json").read_text())["cases"]
+    (case,) = json.loads((tmp_path / "out/conversion.json").read_text())["cases"]
+    assert not (tmp_path / "out" / "report.json").exists(), "a run's report has that name"
     written = [nib.load(tmp_path / "out" / case["outputs"][channel]) for channel in ("FLAIR", "T1")]
     assert np.allclose(written[0].affine, written[1].affine)
     assert main(["check", str(tmp_path / "out"), "--channels", "T1,FLAIR"]) == 0
@@ -59,7 +62,7 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
     faults.truncated(tmp_path / "in/anna/anna_FLAIR.nii.gz")
     words = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--channels", "T1,FLAIR"]
     assert main(words) == 3
-    cases = json.loads((tmp_path / "out/report.json").read_text())["cases"]
+    cases = json.loads((tmp_path / "out/conversion.json").read_text())["cases"]
     assert [case["status"] for case in cases] == ["failed", "ok"]
     assert "truncated" in cases[0]["error"]
     assert not (tmp_path / "out" / "anna").exists()

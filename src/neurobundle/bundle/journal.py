@@ -150,7 +150,7 @@ class Journal:
             identity = (status.st_ino, status.st_mtime_ns, status.st_size)
             if identity != self._read.identity:
                 self._read = _Report(identity, *_read_report(path, self.head))
-        except FileNotFoundError:
+        except OSError:  # there is none; or the folder cannot be looked at, which writing there will say better
             self._read = _Report()
         return dict(self._read.entries)
 
@@ -335,7 +335,7 @@ def _read_report(path: Path, head: Mapping[str, Any]) -> tuple[dict[str, CaseRes
     entries = {entry.case: entry for entry in map(_entry, items) if entry is not None}
     if lost := len(items) - len(entries):
         return entries, f"holds what is no entry of a run ({lost} of {len(items)} cases)"
-    return entries, "is not a run's" if others else ""
+    return entries, "has parts that no run writes" if others else ""
 
 
 def _entry(item: Any) -> CaseResult | None:
@@ -359,7 +359,8 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.isprintable() and value != ""
+    """Whether a value is a text that any file can hold; lone surrogates are none."""
+    return isinstance(value, str) and value != "" and value.encode(errors="ignore").decode() == value
 
 
 def _is_text(value: Any) -> bool:
