@@ -1,5 +1,6 @@
 """Stock MONAI on our inference config: one case's fault is that case's (numbers are those of the faults' list)."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -303,3 +304,16 @@ def test_raw_tags_reach_no_file_80(run: Callable[..., int], crops: Path, tmp_pat
         text = path.read_bytes() if content is None else content.to_bytes()
         assert b"DOE" not in text
         assert b"MRN-00042" not in text
+
+
+def test_what_the_gate_warns_of_is_in_the_report(run: Callable[..., int], tmp_path: Path) -> None:
+    path = tmp_path / "images" / "b.nii.gz"
+    image = nib.load(path)
+    image.header["scl_slope"], image.header["scl_inter"] = 1, 0
+    image.header.set_zooms((9, 9, 9))  # other programs may believe these; the affine speaks
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[:348] = image.header.binaryblock
+    path.write_bytes(gzip.compress(bytes(content)))
+    run()
+    (entry,) = (entry for entry in report(tmp_path) if entry["case"] == "b")
+    assert ["the affine speaks" in warning for warning in entry["warnings"]] == [True]

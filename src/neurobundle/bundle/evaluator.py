@@ -251,6 +251,8 @@ class CaseEvaluator(SupervisedEvaluator):
     def _segment(self, batch: dict[str, Any], result: CaseResult) -> None:
         classes = classes_of(self.bundle_root) if is_bundle(self.bundle_root) else 1
         require_memory(largest_grid(batch["image"]), classes)
+        for text in _said(batch["image"]):
+            result.warn(text)
         self.state.batch = batch
         with self.journal.writing(result, self.output_dir / f"{result.case}{LABEL_SUFFIX}.nii.gz"):
             super()._iteration(self, batch)
@@ -287,6 +289,12 @@ class _WithinMemory(Inferer):
 
 def _forget(engine: SupervisedEvaluator) -> None:
     engine.state.output = engine.state.batch = None
+
+
+def _said(image: Any) -> list[str]:
+    """What the gate said of the images of a batch, by the metadata of the library's reader."""
+    text = (getattr(image, "meta", None) or {}).get("warnings", "")
+    return [one for one in ([text] if isinstance(text, str) else text) if one]
 
 
 def _first(image: Any) -> Any:

@@ -230,18 +230,28 @@ def check_forms(
             if policy.form == "auto" or name == chosen:
                 other = " If the other form is right, choose it with --form." if len(coded) > 1 else ""
                 return [refuse("affine", f"its {name} {cause}", f"{_MEND_AFFINE}{other}", file)], chosen
-            return [], chosen
+            return [], chosen  # the user chose the other one
     if len(coded) < 2 or policy.form != "auto":
         return [], chosen
-    apart = corners_mm(shape, _matrix(sform)) - corners_mm(shape, _matrix(qform))
+    return _conflict(qform, sform, shape, file), chosen
+
+
+def _conflict(
+    qform: tuple[npt.ArrayLike | None, int],
+    sform: tuple[npt.ArrayLike | None, int],
+    shape: Sequence[int],
+    file: str | Path,
+) -> list[Finding]:
+    """What follows from two usable forms that put the corners in different places."""
+    apart = corners_mm(shape, np.asarray(sform[0], float)) - corners_mm(shape, np.asarray(qform[0], float))
     distance = float(np.sqrt((apart**2).sum(axis=1)).max())
     if distance <= FORMS_AGREE_MM:
-        return [], chosen
+        return []
     cause = f"its qform and its sform disagree: corners are {distance:.1f} mm apart"
     if sform[1] == qform[1]:
         way_out = "Find out which one is right, and choose it with --form sform or --form qform."
-        return [refuse("forms", cause, way_out, file)], chosen
-    return [warn("forms", f"{cause}; the sform speaks (codes {sform[1]} and {qform[1]})", file=file)], chosen
+        return [refuse("forms", cause, way_out, file)]
+    return [warn("forms", f"{cause}; the sform speaks (codes {sform[1]} and {qform[1]})", file=file)]
 
 
 def _unusable(affine: npt.ArrayLike | None) -> str:
@@ -366,10 +376,6 @@ def _nonfinite(data: npt.NDArray[Any], policy: Policy, file: str | Path) -> Find
 
 
 _MEND_AFFINE = "Mend its header, or export it again."
-
-
-def _matrix(form: tuple[npt.ArrayLike | None, int]) -> npt.NDArray[np.float64]:
-    return np.asarray(form[0], float)
 
 
 def _by(sizes: npt.ArrayLike) -> str:
