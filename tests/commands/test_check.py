@@ -219,6 +219,31 @@ class TestDatalist:
         assert "the subject 'person-0' is in two sides" in table
         assert "the same content is in two sides: case_2" in table
 
+    def test_a_test_section_does_not_hide_the_folds(
+        self, tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        datalist = small_datalist(tmp_path, make_pair, cases=5)
+        content = json.loads(datalist.read_text())
+        held = content["training"].pop()
+        content["test"] = [{**held, "subject": content["training"][0]["subject"]}]
+        del content["test"][0]["fold"]
+        datalist.write_text(json.dumps(content))
+        code, table = said(capsys, "--datalist", datalist)
+        assert code == 6
+        assert "the subject 'person-0' is in two sides" in table
+
+    def test_classes_as_labels(self, tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str]) -> None:
+        """Where a label is a number, its image is checked all the same."""
+        datalist = small_datalist(tmp_path, make_pair)
+        content = json.loads(datalist.read_text())
+        for entry in content["training"]:
+            entry["label"] = 1
+        datalist.write_text(json.dumps(content))
+        faults.truncated(tmp_path / "images/case_2.nii.gz")
+        code, table = said(capsys, "--datalist", datalist)
+        assert code == 3
+        assert "4 checked: 3 ok, 1 refused" in table
+
     def test_no_cases(self, tmp_path: Path) -> None:
         (tmp_path / "d.json").write_text('{"training": []}')
         assert main(["check", "--datalist", str(tmp_path / "d.json")]) == 2

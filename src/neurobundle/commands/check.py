@@ -14,7 +14,7 @@ from neurobundle.load.datalist import Item as Entry
 from neurobundle.load.datalist import load_json, read_datalist
 from neurobundle.load.datasets import set_findings
 from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, refuse
-from neurobundle.load.labels import check_pair
+from neurobundle.load.labels import check_pair, read_volume
 from neurobundle.load.survey import Item, survey
 
 #: A table for people shows good files too, up to so many.
@@ -124,34 +124,38 @@ def check_datalist(
     stated = load_json(path).get("labels")
     if known_labels is None and isinstance(stated, dict) and all(str(key).isdigit() for key in stated):
         known_labels = {int(key) for key in stated}
-    entries = read_datalist(path, "training", dataset_dir, check_files=False)
-    entries += read_datalist(path, "test", dataset_dir, required=False, check_files=False)
+    training = read_datalist(path, "training", dataset_dir, check_files=False)
+    entries = [*training, *read_datalist(path, "test", dataset_dir, required=False, check_files=False)]
     if not entries:
-        raise NoInputError(
-            "the datalist has no cases", "Make it again: neurobundle split DATA -o datalist.json.", file=path
-        )
+        way_out = "Make it again: neurobundle split DATA -o datalist.json."
+        raise NoInputError("the datalist has no cases", way_out, file=path)
     items = [_case(entry, known_labels) for entry in progress(entries)]
-    refused = {item.name for item in items if item.verdict.level is Level.REFUSE}
     findings = []
-    if all("fold" in entry for entry in entries) and not any(
-        "no such file" in f.cause for i in items for f in i.verdict.findings
-    ):
-        problems = [error for error in audit_folds(path, dataset_dir) if error.case not in refused]
+    if training and all("fold" in entry for entry in training):
+        refused = {item.name for item in items if item.verdict.level is Level.REFUSE}
+        # Where a file is missing, contents cannot be compared; subjects can.
+        whole = all(path.exists() for entry in entries for path in _files(entry))
+        problems = [error for error in audit_folds(path, dataset_dir, read_files=whole) if error.case not in refused]
         findings = [refuse("folds", error.cause, error.way_out, error.file) for error in problems]
     return CheckReport(items, findings)
 
 
+def _files(entry: Entry) -> list[Path]:
+    images = entry["image"] if isinstance(entry["image"], list) else [entry["image"]]
+    return [Path(name) for name in (*images, *([entry["label"]] if isinstance(entry.get("label"), str) else ()))]
+
+
 def _case(entry: Entry, known_labels: Collection[int] | None) -> Item:
     image, label = entry["image"], entry.get("label")
-    first = Path(image[0] if isinstance(image, list) else image)
-    item = Item(
-        str(entry["case"]), first, "pair", "case", Verdict(), {"subject": entry["subject"], "fold": entry.get("fold")}
-    )
-    if not isinstance(label, str):
-        return item
+    facts: dict[str, Any] = {"subject": entry["subject"], "fold": entry.get("fold")}
+    item = Item(str(entry["case"]), _files(entry)[0], "pair", "case", Verdict(), facts)
     try:
-        facts = check_pair(image, label, known_labels, case=item.name)
-        item.facts |= {"shape": list(facts.shape), "labels": sorted(facts.values)}
+        if isinstance(label, str):
+            pair = check_pair(image, label, known_labels, case=item.name)
+            item.facts |= {"shape": list(pair.shape), "labels": sorted(pair.values)}
+        else:
+            volumes = [read_volume(path) for path in _files(entry)]
+            item.facts["shape"] = list(volumes[0].data.shape)
     except InputError as error:
         item.verdict.add(refuse("pair", error.cause, error.way_out, error.file))
     return item
