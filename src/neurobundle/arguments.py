@@ -11,6 +11,12 @@ from neurobundle import __version__
 from neurobundle.errors import ExitCode
 
 
+#: Stands in every help; the codes are those of neurobundle.errors.ExitCode.
+EXIT_CODES = "exit codes: 0 all passed, 1 usage, 2 no input, 3 some failed, 4 all failed, 5 disk or memory, 6 audit"
+
+_MISSING_HELP = "what to do with a study that lacks a channel; fill: zeros (refuse)"
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse ends with 2 on a usage error; here 2 means that there was no input."""
 
@@ -21,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The parser; what it returns names the subcommand as ``command``."""
-    top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.")
+    top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.", epilog=EXIT_CODES)
     top.add_argument("--version", action="version", version=f"neurobundle {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     for add in (_list, _info, _check, _convert, _run, _train, _evaluate, _crossval, _split, _doctor, _new, _demo):
@@ -35,7 +41,7 @@ def _command(commands: Any, name: str, help_: str, example: str) -> argparse.Arg
         allow_abbrev=False,
         help=help_,
         description=help_,
-        epilog=f"example: {example}",
+        epilog=f"{EXIT_CODES}\nexample: {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     sub.add_argument("--debug", action="store_true", help="show tracebacks and the log of every library")
@@ -45,14 +51,18 @@ def _command(commands: Any, name: str, help_: str, example: str) -> argparse.Arg
 
 def _config_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute (auto)")
-    sub.add_argument("--config", action="extend", nargs="+", default=[], metavar="OVERLAY", help="overlays, by name")
-    sub.add_argument("--set", action="extend", nargs="+", default=[], metavar="ID=VALUE", help="settings, by id")
+    sub.add_argument(
+        "--config", action="extend", nargs="+", default=[], metavar="OVERLAY", help="overlays, by name: --config cpu"
+    )
+    sub.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="ID=VALUE", help="settings, by id: --set num_workers=2"
+    )
     sub.add_argument("--print-command", action="store_true", help="show the stock MONAI command line, and stop")
     sub.add_argument("--verbose", action="store_true", help="show the log of the engines")
 
 
 def _data_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
     sub.add_argument("--data", type=Path, required=True, metavar="DATALIST", help="a datalist; see neurobundle split")
     sub.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
@@ -70,7 +80,7 @@ def _info(commands: Any) -> None:
         "Show what a bundle does, wants and gives.",
         "neurobundle info hippocampus_segmentation",
     )
-    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
     sub.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -80,7 +90,10 @@ def _policy_options(sub: argparse.ArgumentParser) -> None:
         "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite voxels (refuse)"
     )
     sub.add_argument(
-        "--form", choices=("auto", "sform", "qform"), default="auto", help="which form of a NIfTI file speaks (auto)"
+        "--form",
+        choices=("auto", "sform", "qform"),
+        default="auto",
+        help="which of a NIfTI file's two affines counts where both are coded (auto)",
     )
     sub.add_argument("--assume-ras", action="store_true", help="take NIfTI files without form codes as RAS+")
     sub.add_argument("--allow-gaps", action="store_true", help="fill missing DICOM slices by interpolation")
@@ -88,9 +101,11 @@ def _policy_options(sub: argparse.ArgumentParser) -> None:
 
 def _channel_options(sub: argparse.ArgumentParser) -> None:
     """How a study becomes channels; see docs/concepts/studies.md."""
-    sub.add_argument("--channels", metavar="T1,T1c,T2,FLAIR", help="make studies channels; the first gives the grid")
+    sub.add_argument(
+        "--channels", metavar="T1,T1c,T2,FLAIR", help="read studies as these channels, on the first one's grid"
+    )
     sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan is which channel (YAML or JSON)")
-    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help="a missing channel (refuse)")
+    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help=_MISSING_HELP)
 
 
 def _check(commands: Any) -> None:
@@ -117,9 +132,15 @@ def _convert(commands: Any) -> None:
         "Write the volumes of DICOM studies as NIfTI files, each with a sidecar that tells no patient.",
         "neurobundle convert study -o nifti",
     )
-    sub.add_argument("path", metavar="DICOM", help="a folder of DICOM files, at any depth, or one file")
+    sub.add_argument(
+        "path",
+        metavar="DICOM",
+        help="a DICOM folder or file; with --channels also BIDS, BraTS or a folder whose names say sequences",
+    )
     _channel_options(sub)
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    sub.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write to; made if need be"
+    )
     sub.add_argument("--4d", dest="series_as_4d", action="store_true", help="one 4D file for a time series")
     _policy_options(sub)
     sub.add_argument("--real-world", action="store_true", help="real-world values where the files map to them")
@@ -132,7 +153,7 @@ def _run(commands: Any) -> None:
         "Segment scans: label maps, volumes, pictures and a report.",
         "neurobundle run hippocampus_segmentation -i head.nii.gz -o out",
     )
-    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
     sub.add_argument(
         "-i", "--inputs", nargs="+", required=True, metavar="INPUT", help="NIfTI files, folders, DICOM studies"
     )
@@ -142,7 +163,7 @@ def _run(commands: Any) -> None:
     )
     sub.add_argument("--side", default="left", metavar="left|right", help="which side a crop shows (left)")
     sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan is which channel (YAML or JSON)")
-    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help="a missing channel (refuse)")
+    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help=_MISSING_HELP)
     _policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
     sub.add_argument("--redo", action="store_true", help="do cases again that an earlier run finished")
