@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 from neurobundle import __version__
 from neurobundle.errors import ExitCode
 
-
 #: Stands in every help; the codes are those of neurobundle.errors.ExitCode.
 EXIT_CODES = "exit codes: 0 all passed, 1 usage, 2 no input, 3 some failed, 4 all failed, 5 disk or memory, 6 audit"
 

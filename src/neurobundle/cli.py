@@ -132,10 +132,18 @@ def _policy(options: argparse.Namespace) -> Any:
     )
 
 
+def _need_channels(options: argparse.Namespace) -> None:
+    from neurobundle.errors import SettingError
+
+    if not options.channels and (options.mapping or options.missing != "refuse"):
+        raise SettingError("--mapping and --missing go with --channels", "For example: --channels T1,FLAIR.")
+
+
 def _do_check(options: argparse.Namespace) -> int:
     from neurobundle.commands.check import as_json_text, as_table, check, check_datalist
     from neurobundle.errors import SettingError
 
+    _need_channels(options)
     if bool(options.paths) == bool(options.datalist):
         raise SettingError("check wants either paths or --datalist", "For example: neurobundle check data.")
     known = _numbers(options.label_values)
@@ -146,7 +154,14 @@ def _do_check(options: argparse.Namespace) -> int:
     elif options.channels:
         from neurobundle.commands.studies import check_studies
 
-        report = check_studies(options.paths, options.channels.split(","), options.mapping, options.missing)
+        report = check_studies(
+            options.paths,
+            options.channels.split(","),
+            options.mapping,
+            options.missing,
+            _policy(options),
+            _progress,
+        )
     else:
         report = check(options.paths, _policy(options), _progress, known)
     _say(as_json_text(report) if options.json else as_table(report, everything=options.all))
@@ -156,6 +171,7 @@ def _do_check(options: argparse.Namespace) -> int:
 def _do_convert(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
+    _need_channels(options)
     policy = replace(_policy(options), real_world=options.real_world)
     if options.channels:
         from neurobundle.commands.studies import convert_studies

@@ -292,7 +292,15 @@ def test_32_two_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     said = capsys.readouterr().err
     assert "2 patients" in said
     assert "MRN" not in said
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["conversion.json"]
+
+
+def test_32_two_patients_in_folders_of_their_own(tmp_path: Path) -> None:
+    """That is a set of two studies, and no fault; for check and run neither."""
+    write_series(tmp_path / "in" / "a", voxels(), 4)
+    write_series(tmp_path / "in" / "b", voxels(1), 5, patient="MRN4712", StudyInstanceUID="1.2.826.0.1.4712")
+    assert main(["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out")]) == 0
+    assert main(["check", str(tmp_path / "in")]) == 0
 
 
 @pytest.mark.parametrize("content", [None, b"no image"])

@@ -40,6 +40,28 @@ def test_a_missing_channel_is_refused_or_filled(study: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["levels"] == {"ok": 0, "warn": 1, "refuse": 0}
 
 
+def test_what_a_run_would_refuse_is_refused(study: Path, tmp_path: Path) -> None:
+    """A truncated file, a gap, and a channel that shows another place are seen by the check too."""
+    for folder, spoil in (("cut", lambda path: path.write_bytes(path.read_bytes()[:-40])), ("gap", Path.unlink)):
+        made = t1(tmp_path / folder)
+        spoil(made.files[9])
+        assert main(["check", str(tmp_path / folder), "--channels", "T1"]) == 4
+    (tmp_path / "away").mkdir()
+    faults.good(tmp_path / "away", "first_T1.nii.gz")
+    moved = faults.AFFINE + 300 * np.eye(4, k=3)
+    faults.saved(np.copy, moved)(faults.good(tmp_path / "away", "first_FLAIR.nii.gz"))
+    assert main(["check", str(tmp_path / "away"), "--channels", "T1,FLAIR"]) == 4
+
+
+def test_32_two_patients_in_one_folder(study: Path) -> None:
+    make.change(sorted((study / "b").iterdir())[0], PatientID="another")
+    assert main(["check", str(study / "b"), "--channels", "FLAIR"]) == 4
+
+
+def test_options_of_channels_go_with_channels(study: Path) -> None:
+    assert main(["check", str(study), "--missing", "fill"]) == 1
+
+
 def test_an_unknown_channel(study: Path) -> None:
     assert main(["check", str(study), "--channels", "T9"]) == 1
 

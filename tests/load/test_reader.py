@@ -12,6 +12,8 @@ import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImage, LoadImaged, SaveImage
 
+from neurobundle.errors import InputError, SettingError
+
 from . import faults
 
 READER = "neurobundle.load.Reader"
@@ -88,6 +90,19 @@ def test_options_reach_the_gate(good: Path) -> None:
     image = LoadImage(reader=READER, nonfinite="zero")(path)
     assert torch.isfinite(image).all()
     assert "set to 0" in image.meta["warnings"]
+
+
+@pytest.mark.parametrize("settings", [{"kind": "labels"}, {"form": "s"}, {"assumeras": True}, {"spatial_dims": 4}])
+def test_a_setting_that_is_none_is_refused(settings: dict[str, object]) -> None:
+    """MONAI would warn, and go on with a reader that knows none of the settings."""
+    with pytest.raises(SettingError):
+        LoadImage(reader=READER, **settings)
+
+
+def test_smoothed_labels(good: Path) -> None:
+    path = faults.saved(lambda data: data / 2)(good)
+    with pytest.raises(InputError, match=r"whole numbers, it has 0\.5"):
+        LoadImage(reader=READER, kind="label")(path)
 
 
 def test_78_no_text_of_the_header_reaches_the_metadata(good: Path, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class CaseResult:
         file: what it was made from, as the user named it; empty where names are salted.
         status: ``ok`` or ``failed``.
         input: ``crop`` or ``head``, where a bundle takes both.
+        side: of a crop, as the user stated it.
         output: the label map's file name.
         outputs: the sha256 of each file that was written, by name.
         volumes_ml: millilitres by structure.
@@ -72,6 +73,7 @@ class CaseResult:
     file: str
     status: str = "ok"
     input: str = ""
+    side: str = ""
     output: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
@@ -398,6 +400,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "file": _is_text,
     "status": _is_text,
     "input": _is_text,
+    "side": _is_text,
     "output": _is_text,
     "outputs": _dict_of(_is_text),
     "volumes_ml": _dict_of(_is_number),

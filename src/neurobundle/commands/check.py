@@ -181,7 +181,7 @@ def as_table(report: CheckReport, *, everything: bool = False) -> str:
             f"    {choice['channel']} is {choice['source']}: {choice['why']}" for choice in item.facts.get("chosen", ())
         ]
         lines += [f"    not {choice['source']}: {choice['why']}" for choice in item.facts.get("passed_over", ())]
-        lines += [f"    {_sentence(finding)}" for finding in item.verdict.findings]
+        lines += [f"    {_where(finding, item)}{_sentence(finding)}" for finding in item.verdict.findings]
     if len(shown) < len(report.items):
         lines.append(f"ok      {len(report.items) - len(shown)} more (--all lists them)")
     lines += [f"{finding.level.value:<6}  {_sentence(finding)}" for finding in report.findings]
@@ -215,6 +215,12 @@ def _short(name: str) -> str:
     """A name that keeps the table a table: on one line, and not longer than :data:`LONGEST_NAME`."""
     line = name.encode("unicode_escape").decode() if any(ord(c) < 32 for c in name) else name
     return line if len(line) <= LONGEST_NAME else f"...{line[3 - LONGEST_NAME :]}"
+
+
+def _where(finding: Finding, item: Item) -> str:
+    """The file that a finding about a volume of many files is about."""
+    many = item.kind in ("dicom", "case") and finding.file and Path(finding.file) != item.file
+    return f"{_short(Path(finding.file).name)}: " if many else ""
 
 
 def _sentence(finding: Finding) -> str:

@@ -22,12 +22,13 @@ from neurobundle.load.dicom import (
     DicomVolume,
     Facts,
     find_dicom,
+    mixed_studies,
     read_series_4d,
     require_images,
     time_series,
 )
 from neurobundle.load.dicom.vocabulary import SCANNING_SEQUENCES, SEQUENCE_VARIANTS
-from neurobundle.load.gate import STRICT, Policy
+from neurobundle.load.gate import STRICT, Finding, Policy, Verdict
 from neurobundle.load.scan import Scan
 
 logger = logging.getLogger(__name__)
@@ -128,18 +129,17 @@ def convert(
 
     Raises:
         NoInputError: if there is no image series.
-        InputError: if the folder as a whole is refused: two patients.
         EnvironmentFault: if the output cannot be written.
         MissingPackageError: if pydicom is not installed.
     """
     folder, out = find_dicom(path), Path(output)
     require_images(folder, path)
-    folder.verdict.require(path)
+    mixed = mixed_studies(folder, path)
     require_writable(out)
     work = [job for study in folder.studies for job in _jobs(study, series_as_4d)]
     report = Report(out, [], folder.set_aside, folder.verdict.warnings)
     for case, volumes in progress(work) if progress else work:
-        report.cases.append(_convert(case, volumes, out, policy))
+        report.cases.append(_convert(case, volumes, out, policy, mixed.get(case.partition("/")[0])))
     report.write()
     return report
 
@@ -184,11 +184,12 @@ def _jobs(study: DicomStudy, series_as_4d: bool) -> list[tuple[str, list[DicomVo
     return list(jobs.items())
 
 
-def _convert(case: str, volumes: list[DicomVolume], out: Path, policy: Policy) -> Entry:
+def _convert(case: str, volumes: list[DicomVolume], out: Path, policy: Policy, mixed: Finding | None) -> Entry:
     entry = Entry(case)
     path, beside = out / f"{case}.nii.gz", out / f"{case}.json"
     first = volumes[0]
     try:
+        Verdict([] if mixed is None else [mixed]).require(first.files[0])
         scan = first.read(policy) if len(volumes) == 1 else read_series_4d(volumes, policy)
         entry.warnings = list(scan.warnings)
         save_volume(path, scan.data, scan.affine, form_code=scan.form_code, units=scan.units)

@@ -213,6 +213,7 @@ class Run:
         for text in scan.warnings:
             result.warn(source.spoken(text))
         result.input = self._kind(scan)
+        result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
         target = self.output / f"{result.case}_seg.nii.gz"
         structures = self.structures
         with _timed(result, "segment"):

@@ -14,7 +14,7 @@ from neurobundle.commands.convert import REPORT_NAME
 from neurobundle.errors import ExitCode, InputError, exit_code
 from neurobundle.export.nifti import save_volume
 from neurobundle.files import require_writable, write_json
-from neurobundle.load.gate import STRICT, Policy
+from neurobundle.load.gate import STRICT, Policy, refuse, warn
 from neurobundle.load.study import Study, find_studies, read_study
 from neurobundle.load.survey import Item
 
@@ -29,28 +29,44 @@ def check_studies(
     channels: Sequence[str],
     mapping: Path | None = None,
     missing: Missing = "refuse",
+    policy: Policy = STRICT,
+    progress: Progress = lambda studies: studies,
 ) -> CheckReport:
-    """What would be chosen for each channel of each study, and why; headers are read, voxels are not.
+    """What would be chosen for each channel of each study, and why, and whether it could be used.
 
     Args:
         paths: folders and files.
         channels: those that are wanted; aliases count.
         mapping: a file that says which scan is which channel.
         missing: whether a study that lacks a channel is refused.
+        policy: what the gate allows.
+        progress: wraps the list of studies.
 
     Raises:
         NoInputError: if a path holds no scan.
         SettingError: if a channel is unknown, or the mapping cannot be used.
     """
-    items = []
-    for path in paths:
-        for study in find_studies(path, channels, mapping):
-            facts = {
-                "chosen": [choice.as_json() for choice in study.choices.values()],
-                "passed_over": [choice.as_json() for choice in study.passed_over],
-            }
-            items.append(Item(study.case, study.folder, "study", study.layout, study.judge(missing), facts))
-    return CheckReport(items, [])
+    studies = [study for path in paths for study in find_studies(path, channels, mapping)]
+    return CheckReport([_judged(study, missing, policy) for study in progress(studies)], [])
+
+
+def _judged(study: Study, missing: Missing, policy: Policy) -> Item:
+    """A study, read as a run would read it."""
+    facts = {
+        "chosen": [choice.as_json() for choice in study.choices.values()],
+        "passed_over": [choice.as_json() for choice in study.passed_over],
+    }
+    item = Item(study.case, study.folder, "study", study.layout, study.judge(missing), facts)
+    if not item.verdict.refusals:
+        try:
+            scan = read_study(study, study.channels, missing=missing, policy=policy)
+        except InputError as error:
+            item.verdict.add(refuse("study", error.cause, error.way_out, error.file))
+        else:
+            item.facts["chosen"] = list(scan.chosen)
+            known = set(item.verdict.warnings)
+            item.verdict.extend(warn("study", text) for text in scan.warnings if text not in known)
+    return item
 
 
 @dataclass

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from neurobundle.errors import InputError
+from neurobundle.errors import InputError, SettingError, closest
 from neurobundle.geometry import corners_mm, voxel_sizes_mm
 from neurobundle.memory import available_bytes
 
@@ -101,6 +101,12 @@ class Verdict:
 #: What a scan is expected to be.
 Kind = Literal["image", "label"]
 
+#: What becomes of voxels that are no numbers.
+Nonfinite = Literal["refuse", "zero"]
+
+#: Which of a NIfTI file's affines counts.
+Form = Literal["auto", "sform", "qform"]
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -116,17 +122,31 @@ class Policy:
         allow_gaps: fill a DICOM stack's missing slices by interpolation, with a warning.
         allow_empty: let an image without a signal pass: a channel that a study lacks and that was filled with zeros.
         real_world: take a DICOM file's real-world values where it maps to some.
+
+    Raises:
+        SettingError: for a word that is none of these.
     """
 
     kind: Kind = "image"
-    nonfinite: Literal["refuse", "zero"] = "refuse"
-    form: Literal["auto", "sform", "qform"] = "auto"
+    nonfinite: Nonfinite = "refuse"
+    form: Form = "auto"
     assume_ras: bool = False
     channels: int | None = None
     spatial_dims: int = 3
     allow_gaps: bool = False
     allow_empty: bool = False
     real_world: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", Kind), ("nonfinite", Nonfinite), ("form", Form)):
+            value = getattr(self, name)
+            if value not in get_args(known):
+                words = ", ".join(get_args(known))
+                raise SettingError(
+                    f"{name} must be one of {words}, got {value!r}{closest(str(value), get_args(known))}"
+                )
+        if self.spatial_dims not in (2, 3):
+            raise SettingError(f"spatial_dims must be 2 or 3, got {self.spatial_dims!r}")
 
 
 #: What every command does where the user allowed nothing.
@@ -358,6 +378,12 @@ def check_voxels(data: npt.NDArray[Any], policy: Policy = STRICT, file: str | Pa
     if max(abs(float(low)), abs(float(high))) > ABSURD_VALUE:
         cause = f"its values run from {low:g} to {high:g}, an absurd range"
         return [*found, refuse("range", cause, "Look at scl_slope, and export it again.", file)]
+    if policy.kind == "label" and data.dtype.kind == "f":
+        broken = data != np.rint(data)
+        if broken.any():
+            cause = f"labels must be whole numbers, it has {float(data[broken].flat[0]):g}"
+            way_out = "Resample label maps with the nearest neighbour, and do not smooth them."
+            return [*found, refuse("labels", cause, way_out, file)]
     if policy.kind == "image" and not policy.allow_empty and low == high:
         return [*found, refuse("signal", f"it has no signal: all voxels are {low:g}", "Leave the case out.", file)]
     return found

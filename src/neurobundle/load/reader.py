@@ -7,8 +7,9 @@ MONAI's ``LoadImage`` catches whatever a reader's ``read()`` raises and silently
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from neurobundle.load.gate import Kind, Policy
+from neurobundle.errors import SettingError, closest
+from neurobundle.load.gate import Form, Kind, Nonfinite, Policy
 from neurobundle.load.grids import require_same_grid
 from neurobundle.load.names import is_nifti_name
 from neurobundle.load.scan import Scan, is_dicom, read_scan
@@ -44,21 +46,32 @@ class Reader(ImageReader):
         allow_gaps: fill missing DICOM slices by interpolation.
         allow_empty: let an image without a signal pass, for networks that can do without a channel.
         real_world: take DICOM real-world values where a file maps to some.
+        unknown: anything else is refused.
+
+    Raises:
+        SettingError: for an unknown setting or value.
     """
 
     def __init__(
         self,
         kind: Kind = "image",
-        nonfinite: Literal["refuse", "zero"] = "refuse",
-        form: Literal["auto", "sform", "qform"] = "auto",
+        nonfinite: Nonfinite = "refuse",
+        form: Form = "auto",
         assume_ras: bool = False,
         channels: int | None = None,
         spatial_dims: int = 3,
         allow_gaps: bool = False,
         allow_empty: bool = False,
         real_world: bool = False,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            # A TypeError would make MONAI go on with a reader without any setting.
+            name, known = next(iter(unknown)), [field.name for field in fields(Policy)]
+            raise SettingError(
+                f"the reader has no setting {name!r}{closest(name, known)}", f"It has {', '.join(known)}."
+            )
         self.policy = Policy(
             kind, nonfinite, form, assume_ras, channels, spatial_dims, allow_gaps, allow_empty, real_world
         )

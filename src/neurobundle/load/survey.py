@@ -181,6 +181,8 @@ def _nifti(path: Path, below: Path, policy: Policy, known: Collection[int] | Non
     flat = header is not None and len(header.shape) == 2
     wanted = replace(policy, kind=role, spatial_dims=2) if flat else replace(policy, kind=role)
     item.verdict, scan = judge_nifti(path, wanted)
+    if flat:
+        item.verdict.add(warn("shape", "it is flat (2D), and is refused wherever a volume is wanted", file=path))
     if scan is not None:
         _learn(item, scan)
         if role == "label":

@@ -8,6 +8,7 @@ from neurobundle.load.dicom.facts import Facts as Facts
 from neurobundle.load.dicom.folder import DicomFolder as DicomFolder
 from neurobundle.load.dicom.folder import DicomStudy as DicomStudy
 from neurobundle.load.dicom.folder import find_dicom as find_dicom
+from neurobundle.load.dicom.folder import mixed_studies as mixed_studies
 from neurobundle.load.dicom.folder import read_volume as read_volume
 from neurobundle.load.dicom.folder import require_images as require_images
 from neurobundle.load.dicom.volumes import DicomVolume as DicomVolume

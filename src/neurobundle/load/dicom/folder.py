@@ -21,6 +21,7 @@ from neurobundle.load.dicom.mosaic import is_mosaic, mosaic_frames
 from neurobundle.load.dicom.stacking import stack
 from neurobundle.load.dicom.volumes import DicomVolume
 from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, check_affine, refuse, warn
+from neurobundle.load.inputs import dicom_folders
 from neurobundle.load.salt import digest
 from neurobundle.load.scan import Scan
 
@@ -82,6 +83,24 @@ def find_dicom(path: str | Path) -> DicomFolder:
     return DicomFolder(sorted(studies, key=lambda study: study.key), dict(sorted(found.set_aside.items())), verdict)
 
 
+def mixed_studies(folder: DicomFolder, path: str | Path) -> dict[str, Finding]:
+    """The studies that lie in one folder with another patient's files, each with what refuses it.
+
+    Two patients in folders of their own are no fault; in one folder, files may have gone astray.
+
+    Args:
+        folder: what :func:`find_dicom` found.
+        path: where.
+    """
+    if not folder.verdict.refusals:
+        return {}
+    roots = dicom_folders(Path(path)) if Path(path).is_dir() else [Path(path)]
+    mixed: dict[str, Finding] = {}
+    for found in (folder,) if len(roots) < 2 else map(find_dicom, roots):
+        mixed |= {study.key: found.verdict.refusals[0] for study in found.studies if found.verdict.refusals}
+    return mixed
+
+
 def require_images(folder: DicomFolder, path: str | Path = "") -> None:
     """Raise unless a folder holds a volume, usable or not.
 
@@ -96,7 +115,8 @@ def require_images(folder: DicomFolder, path: str | Path = "") -> None:
         return
     aside = ", ".join(f"{count} x {reason}" for reason, count in folder.set_aside.items())
     cause = f"no image series{f' (set aside: {aside})' if aside else ': there are no files'}"
-    raise NoInputError(cause, "Point at a folder with MR images.", file=path or None)
+    way_out = "Point at a folder of DICOM images; a NIfTI file is named by its own path."
+    raise NoInputError(cause, way_out, file=path or None)
 
 
 def read_volume(path: str | Path, policy: Policy = STRICT) -> Scan:
@@ -115,9 +135,10 @@ def read_volume(path: str | Path, policy: Policy = STRICT) -> Scan:
     folder.verdict.require(path)
     volumes = folder.volumes
     if len(volumes) > 1:
-        names = ", ".join(volume.key for volume in volumes[:8]) + (" ..." if len(volumes) > 8 else "")
-        cause = f"it holds {len(volumes)} volumes, one is wanted: {names}"
-        raise InputError(cause, "Point at the folder of one series, or choose a series.", file=path)
+        names = ", ".join(volume.key for volume in volumes[:8])
+        more = f" and {len(volumes) - 8} more" if len(volumes) > 8 else ""
+        cause = f"it holds {len(volumes)} volumes, one is wanted: {names}{more}"
+        raise InputError(cause, "Write each as a file of its own with neurobundle convert.", file=path)
     return volumes[0].read(policy)
 
 

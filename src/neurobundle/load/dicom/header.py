@@ -265,7 +265,9 @@ def layout_of(file: Path, dataset: Any, stream: BufferedIOBase, syntax: str) -> 
     head = stream.read(12)
     tag = int.from_bytes(head[0:2], order) << 16 | int.from_bytes(head[2:4], order)
     if len(head) < 8 or tag not in PIXEL_ELEMENTS:
-        raise InputError("it holds no pixels", "Leave it out, or export the series again.", file=file)
+        raise InputError(
+            "it holds no pixels: it is cut short, or no image", "Copy it or export the series again.", file=file
+        )
     explicit = head[4:6] in _PIXEL_VRS
     length = int.from_bytes(head[8:12] if explicit else head[4:8], order)
     number = _Numbers(file, dataset)

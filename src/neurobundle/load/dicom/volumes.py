@@ -129,7 +129,8 @@ def read_series_4d(volumes: Sequence[DicomVolume], policy: Policy = STRICT) -> S
 
 def _allowed(finding: Finding, policy: Policy) -> Finding:
     if finding.check == "missing_slices" and policy.allow_gaps:
-        return replace(finding, level=Level.WARN, cause=f"{finding.cause}; filled by linear interpolation")
+        cause = f"{finding.cause}; filled by linear interpolation"
+        return replace(finding, level=Level.WARN, cause=cause, way_out="")
     if finding.check == "one_slice" and policy.spatial_dims == 2:
         return replace(finding, level=Level.OK)
     return finding

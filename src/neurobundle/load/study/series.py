@@ -24,13 +24,15 @@ def dicom_studies(path: Path, channels: tuple[str, ...]) -> list[Study]:
     Raises:
         NoInputError: if there is no image series.
     """
-    from neurobundle.load.dicom import find_dicom, require_images
+    from neurobundle.load.dicom import find_dicom, mixed_studies, require_images
 
     folder = find_dicom(path)
     require_images(folder, path)
     studies = [dicom_study(study, path, channels) for study in folder.studies]
+    mixed = mixed_studies(folder, path)
     for study in studies:
-        # Two patients in one folder are two studies here; what was lost from the folder may be of any of them.
+        study.verdict.add(mixed.get(study.case))
+        # What was lost from the folder may be of any of them.
         study.verdict.add(*(finding for finding in folder.verdict.findings if finding.level is Level.WARN))
     return studies
 
