@@ -80,13 +80,16 @@ def test_real_heads_are_found_and_labelled(real_data: Path, tmp_path: Path) -> N
 def test_what_cannot_be_a_hippocampus_is_refused_with_a_picture(
     real_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two FLAIR scans with skull: the registration passes, and the network labels something else."""
+    """Two FLAIR scans with skull, under names that do not say so: the registration passes, and the labels are not."""
     scans = sorted((real_data / "ms_lesions_raw").rglob("*FLAIR.nii.gz"))
     assert len(scans) == 2
-    words = ["run", "hippocampus_segmentation", "-i", *map(str, scans), "-o", str(tmp_path), "--device", "cpu"]
+    out = tmp_path / "out"
+    for n, scan in enumerate(scans):
+        (tmp_path / f"visit{n}.nii.gz").symlink_to(scan)
+    words = ["run", "hippocampus_segmentation", "-i", str(tmp_path), "-o", str(out), "--device", "cpu"]
     assert main(words) == 4
-    assert not list(tmp_path.glob("*_seg.nii.gz"))
-    assert len(list(tmp_path.glob("*_refused.png"))) == 2
+    assert not list(out.glob("*_seg.nii.gz"))
+    assert len(list(out.glob("*_refused.png"))) == 2
     assert "hippocamp" in caplog.text
 
 

@@ -22,11 +22,11 @@ def test_27_48_orientations(template_crop: Path, tmp_path: Path) -> None:
     for axes in itertools.permutations(range(3)):
         for flips in itertools.product((1, -1), repeat=3):
             turned = canonical.as_reoriented(np.column_stack([axes, flips]))
-            nib.save(turned, inputs / f"{''.join(nib.aff2axcodes(turned.affine))}.nii.gz")
+            nib.save(turned, inputs / f"turned{''.join(nib.aff2axcodes(turned.affine))}.nii.gz")
     assert len(list(inputs.iterdir())) == 48
     words = ["run", "hippocampus_segmentation", "-i", str(inputs), "-o", str(tmp_path / "out"), "--no-pictures"]
     assert main([*words, "--device", "cpu", "--input", "crop"]) == 0
-    reference = np.asarray(nib.load(tmp_path / "out" / "RAS_seg.nii.gz").dataobj)
+    reference = np.asarray(nib.load(tmp_path / "out" / "turnedRAS_seg.nii.gz").dataobj)
     assert reference.any()
     for path in inputs.iterdir():
         source = nib.load(path)

@@ -96,9 +96,9 @@ def test_27_thick_slices_in_48_orientations(run: Callable[..., int], tmp_path: P
     for axes in itertools.permutations(range(3)):
         for flips in itertools.product((1, -1), repeat=3):
             turned = canonical.as_reoriented(np.column_stack([axes, flips]))
-            nib.save(turned, tmp_path / "in" / f"{''.join(nib.aff2axcodes(turned.affine))}.nii.gz")
+            nib.save(turned, tmp_path / "in" / f"turned{''.join(nib.aff2axcodes(turned.affine))}.nii.gz")
     assert run(tmp_path / "in", options=("--no-pictures",)) == 0
-    reference = np.asarray(nib.load(tmp_path / "out" / "RAS_seg.nii.gz").dataobj)
+    reference = np.asarray(nib.load(tmp_path / "out" / "turnedRAS_seg.nii.gz").dataobj)
     assert len(list((tmp_path / "in").iterdir())) == 48
     for path in (tmp_path / "in").iterdir():
         source, written = nib.load(path), nib.load(tmp_path / "out" / path.name.replace(".nii.gz", "_seg.nii.gz"))
