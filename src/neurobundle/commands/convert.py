@@ -73,8 +73,24 @@ class Entry:
     error: str = ""
 
 
+class Conversion:
+    """What the reports of both conversions have: entries that ended well or did not."""
+
+    cases: Sequence[Any]
+
+    @property
+    def n_written(self) -> int:
+        """How many entries ended well."""
+        return sum(entry.status == "ok" for entry in self.cases)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """All, some or none."""
+        return exit_code(entry.status == "ok" for entry in self.cases)
+
+
 @dataclass
-class Report:
+class Report(Conversion):
     """What a conversion did.
 
     Attributes:
@@ -88,16 +104,6 @@ class Report:
     cases: list[Entry]
     set_aside: dict[str, int]
     warnings: list[str]
-
-    @property
-    def n_written(self) -> int:
-        """How many entries ended well."""
-        return sum(entry.status == "ok" for entry in self.cases)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """All, some or none."""
-        return exit_code(entry.status == "ok" for entry in self.cases)
 
     def write(self) -> None:
         """Write it down as ``conversion.json``."""

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from neurobundle import __version__
 from neurobundle.commands.check import CheckReport
-from neurobundle.commands.convert import REPORT_NAME
-from neurobundle.errors import ExitCode, InputError, exit_code
+from neurobundle.commands.convert import REPORT_NAME, Conversion
+from neurobundle.errors import InputError
 from neurobundle.export.nifti import save_volume
 from neurobundle.files import require_writable, write_json
 from neurobundle.load.gate import STRICT, Policy, refuse, warn
@@ -95,21 +95,11 @@ class StudyEntry:
 
 
 @dataclass(frozen=True)
-class StudiesReport:
+class StudiesReport(Conversion):
     """All studies of one conversion."""
 
     output: Path
     cases: list[StudyEntry]
-
-    @property
-    def n_written(self) -> int:
-        """How many entries ended well."""
-        return sum(entry.status == "ok" for entry in self.cases)
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """All, some or none."""
-        return exit_code(entry.status == "ok" for entry in self.cases)
 
 
 def convert_studies(
