@@ -29,7 +29,22 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.", epilog=EXIT_CODES)
     top.add_argument("--version", action="version", version=f"neurobundle {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (_list, _info, _check, _convert, _run, _train, _evaluate, _crossval, _split, _doctor, _new, _demo):
+    for add in (
+        _list,
+        _info,
+        _check,
+        _convert,
+        _run,
+        _train,
+        _evaluate,
+        _compare,
+        _crossval,
+        _card,
+        _split,
+        _doctor,
+        _new,
+        _demo,
+    ):
         add(commands)
     return top
 
@@ -48,7 +63,7 @@ def _command(commands: Any, name: str, help_: str, example: str) -> argparse.Arg
     return sub
 
 
-def _config_options(sub: argparse.ArgumentParser) -> None:
+def _config_options(sub: argparse._ActionsContainer) -> None:
     sub.add_argument("--device", default="auto", metavar="auto|cpu|cuda[:N]", help="where to compute (auto)")
     sub.add_argument(
         "--config", action="extend", nargs="+", default=[], metavar="OVERLAY", help="overlays, by name: --config cpu"
@@ -188,17 +203,62 @@ def _evaluate(commands: Any) -> None:
     sub = _command(
         commands,
         "evaluate",
-        "Predict and score the validation cases of a fold.",
-        "neurobundle evaluate hippocampus_segmentation --data datalist.json -o out/eval --fold 0",
+        "Score predictions against references: a bundle's on a fold of a datalist, or any two folders of label maps.",
+        "neurobundle evaluate --pred out --truth labels --labels 1,2 -o scores",
     )
-    _data_options(sub)
-    sub.add_argument("--fold", type=int, default=0, help="whose cases to score (0)")
-    sub.add_argument(
+    sub.add_argument("name", nargs="?", help="a bundle's name (see neurobundle list) or folder; or give --pred")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    own = sub.add_argument_group("a bundle", "neurobundle evaluate NAME --data DATALIST -o DIR")
+    own.add_argument("--data", type=Path, metavar="DATALIST", help="a datalist; see neurobundle split")
+    own.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
+    own.add_argument("--fold", type=int, default=0, help="whose cases to score (0)")
+    own.add_argument(
         "--weights",
         type=Path,
         help="default: models/fold<K>.pt for the bundle's own folds, else model.pt",
     )
-    _config_options(sub)
+    _config_options(own)
+    any_ = sub.add_argument_group("any predictions", "neurobundle evaluate --pred DIR --truth DIR --labels 1,2 -o DIR")
+    any_.add_argument("--pred", type=Path, metavar="DIR", help="label maps; or a table of classes; or COCO results")
+    any_.add_argument("--truth", type=Path, metavar="DIR", help="their references, by name; or a table; or COCO JSON")
+    any_.add_argument("--labels", metavar="1,2|FILE", help='what to score: numbers, or JSON like {"WT": [1, 2, 3]}')
+    any_.add_argument("--images", type=Path, metavar="DIR", help="images to draw behind the outlines")
+    any_.add_argument("--subjects", type=Path, metavar="FILE", help="CSV with columns case and subject (each its own)")
+    any_.add_argument("--tolerance", nargs="+", type=float, default=[1.0], metavar="MM", help="of NSD (1)")
+    any_.add_argument("--lesions", action="store_true", help="score lesion by lesion as well")
+    any_.add_argument("--lesion-dilation", type=int, default=0, metavar="N", help="BraTS 2023 has 3 for gliomas (0)")
+    any_.add_argument("--ignore-lesions", type=float, default=0.0, metavar="ML", help="leave out lesions up to (0)")
+    any_.add_argument(
+        "--other-labels", choices=("refuse", "ignore"), default="refuse", help="values that no structure has (refuse)"
+    )
+    any_.add_argument("--classes", metavar="A,B", help="names of the classes, in the order of their numbers")
+    any_.add_argument("--iou", type=float, default=0.5, help="boxes: overlap that counts as found (0.5)")
+    any_.add_argument("--score", type=float, default=0.5, help="boxes: least score that counts (0.5)")
+    any_.add_argument("--no-pictures", action="store_true", help="draw no cases")
+
+
+def _compare(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "compare",
+        "Compare two evaluations of the same cases: differences with intervals, and tests.",
+        "neurobundle compare out/a out/b -o comparison",
+    )
+    sub.add_argument("run_a", type=Path, metavar="RUN_A", help="a folder with per_case.csv, or the file")
+    sub.add_argument("run_b", type=Path, metavar="RUN_B")
+    sub.add_argument("-o", "--output", type=Path, metavar="DIR", help="gets comparison.csv and comparison.json")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _card(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "card",
+        "Write the tables of a bundle's card, and its metadata's scores, from the results of an evaluation.",
+        "neurobundle card bundles/hippocampus_segmentation --results out/cv",
+    )
+    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("--results", type=Path, metavar="DIR", help="copied to docs/results first (those that are there)")
 
 
 def _crossval(commands: Any) -> None:
@@ -273,3 +333,21 @@ def _demo(commands: Any) -> None:
         "neurobundle demo -o demo",
     )
     sub.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")
+
+
+_COMMANDS = (
+    _list,
+    _info,
+    _check,
+    _convert,
+    _run,
+    _train,
+    _evaluate,
+    _compare,
+    _crossval,
+    _card,
+    _split,
+    _doctor,
+    _new,
+    _demo,
+)

@@ -239,8 +239,24 @@ def _do_train(options: argparse.Namespace) -> int:
 
 
 def _do_evaluate(options: argparse.Namespace) -> int:
-    from neurobundle.commands.train import evaluate, evaluate_plan
+    from neurobundle.errors import SettingError
 
+    by_files = bool(options.pred or options.truth)
+    if bool(options.name) == by_files or (by_files and not (options.pred and options.truth)):
+        raise SettingError(
+            "evaluate wants either a bundle's name, or --pred and --truth",
+            "For example: neurobundle evaluate --pred out --truth labels --labels 1,2 -o scores.",
+        )
+    return _evaluate_files(options) if by_files else _evaluate_bundle(options)
+
+
+def _evaluate_bundle(options: argparse.Namespace) -> int:
+    from neurobundle.commands.evaluate import evaluate, evaluate_plan
+    from neurobundle.commands.results import as_text
+    from neurobundle.errors import SettingError
+
+    if options.data is None:
+        raise SettingError("--data is missing", "Give a datalist; `neurobundle split` makes one.")
     plan = evaluate_plan(
         options.name,
         options.data,
@@ -255,12 +271,59 @@ def _do_evaluate(options: argparse.Namespace) -> int:
         _say(plan.command())
         return int(ExitCode.OK)
     passed = evaluate(plan)
-    _say((options.output / "summary.json").read_text())
+    _say(as_text(options.output))
     return int(exit_code(passed.values()))
+
+
+def _evaluate_files(options: argparse.Namespace) -> int:
+    from neurobundle.commands.evaluate_files import FileOptions, evaluate_files
+    from neurobundle.commands.results import as_text
+
+    report = evaluate_files(
+        options.pred,
+        options.truth,
+        options.output,
+        FileOptions(
+            labels=options.labels,
+            images=options.images,
+            subjects=options.subjects,
+            tolerances_mm=tuple(options.tolerance),
+            lesions=options.lesions,
+            lesion_dilation=options.lesion_dilation,
+            ignored_ml=options.ignore_lesions,
+            other_labels=options.other_labels,
+            classes=options.classes,
+            iou=options.iou,
+            score=options.score,
+            pictures=not options.no_pictures,
+        ),
+        _progress,
+    )
+    for line in report.notes:
+        logger.warning("NOTE %s", line)
+    _say(as_text(options.output))
+    return int(exit_code(report.passed.values()))
+
+
+def _do_compare(options: argparse.Namespace) -> int:
+    from neurobundle.commands.compare import compare
+
+    comparison = compare(options.run_a, options.run_b, options.output)
+    _say(json.dumps(comparison.as_json(), indent=2) if options.json else comparison.as_table())
+    return int(ExitCode.OK)
+
+
+def _do_card(options: argparse.Namespace) -> int:
+    from neurobundle.bundle.find import find_bundle
+    from neurobundle.commands.card import publish_results
+
+    _say(f"written: {publish_results(find_bundle(options.name), options.results)}")
+    return int(ExitCode.OK)
 
 
 def _do_crossval(options: argparse.Namespace) -> int:
     from neurobundle.commands.crossval import CrossValidation
+    from neurobundle.commands.results import as_text
 
     run = CrossValidation(
         options.name,
@@ -274,10 +337,10 @@ def _do_crossval(options: argparse.Namespace) -> int:
     if options.print_command:
         _say("\n".join(run.train_plan(fold).command() for fold in run.trainings))
         return int(ExitCode.OK)
-    summary = run(jobs=options.jobs, progress=_progress)
+    run(jobs=options.jobs, progress=_progress)
     if options.publish:
         run.publish()
-    _say(json.dumps(summary, indent=2))
+    _say(as_text(options.output))
     return int(ExitCode.OK)
 
 

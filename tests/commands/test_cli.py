@@ -8,11 +8,15 @@ import pytest
 
 from neurobundle.arguments import parser
 from neurobundle.cli import main
+from neurobundle.networks.manifest import sha256_of
 
 from ..conftest import BUNDLES
 from ..helpers import TINY, Maker, small_datalist
 
-COMMANDS = ("list", "info", "run", "train", "evaluate", "crossval", "split", "doctor", "new", "demo")
+COMMANDS = (
+    *("list", "info", "check", "convert", "run", "train", "evaluate", "compare", "crossval", "card", "split", "doctor"),
+    *("new", "demo"),
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -73,9 +77,13 @@ def test_train_evaluate_crossval(tmp_path: Path, make_pair: Maker, capsys: pytes
     }
     capsys.readouterr()
     assert main(["crossval", name, "--data", str(data), "-o", str(tmp_path / "cv"), *settings]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    assert capsys.readouterr().out.startswith("4 cases; means with 95 % intervals")
+    summary = json.loads((tmp_path / "cv" / "summary.json").read_text())
     assert summary["n_cases"] == 4
     assert set(summary["folds"]) == {"0", "1"}
+    assert summary["calibration"]["all"]["n_cases"] == 4
+    assert summary["weights"]["fold 1"] == sha256_of(weights)
+    assert (tmp_path / "cv" / "report.html").exists()
     assert weights.stat().st_mtime == before
 
 
@@ -110,7 +118,7 @@ def test_a_bad_label_stops_a_training_before_it_starts_19(
 
 
 def test_a_bad_case_counts_as_missed_and_the_others_are_scored(
-    tmp_path: Path, make_pair: Maker, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make_pair: Maker, tiny_bundle: Path
 ) -> None:
     data = spoiled(tmp_path, make_pair)
     words = ["evaluate", str(tiny_bundle), "--data", str(data), "-o", str(tmp_path / "e"), "--fold", "1"]
@@ -122,7 +130,8 @@ def test_a_bad_case_counts_as_missed_and_the_others_are_scored(
         ("case_1", True),
         ("case_1", True),
     ]
-    summary = json.loads(capsys.readouterr().out)
+    summary = json.loads((tmp_path / "e" / "summary.json").read_text())
+    assert "case_1.nii.gz: labels {7} not in {0..2}" in summary["failed"]["case_1"]
     assert summary["structures"]["anterior"]["n_failed"] == 1
     assert summary["n_cases"] == 2
     assert float(rows[-1][3]) == pytest.approx(np.sqrt(20**2 + 24**2 + 20**2), abs=1e-4), "the image's diagonal"

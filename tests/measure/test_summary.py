@@ -1,24 +1,18 @@
+import json
 import math
-from pathlib import Path
 
 import pytest
 
-from neurobundle.measure import Score, read_scores, summarise, write_scores
-from neurobundle.measure.summary import bootstrap_interval, intraclass_correlation
+from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
+from neurobundle.measure.resampling import bootstrap_interval
+from neurobundle.measure.summary import STATUSES, intraclass_correlation, summarise
 
 
 def score(case: str, dice: float, status: str = "ok", ml: float = 2.0) -> Score:
     blank = status == "empty"
-    return Score(
-        case,
-        "front",
-        math.nan if blank else dice,
-        math.nan if blank else 1.0,
-        math.nan if blank else dice,
-        ml,
-        2.0,
-        status,
-    )
+    shares = dict.fromkeys(SHARES, math.nan if blank else dice)
+    mm = dict.fromkeys(DISTANCES, math.nan if blank else 1.0)
+    return Score(case, "front", **shares, **mm, volume_ml=ml, reference_ml=2.0, status=status)
 
 
 def test_a_miss_lowers_the_mean_and_is_counted() -> None:
@@ -54,10 +48,18 @@ def test_agreement_falls_with_a_shift() -> None:
     assert math.isnan(intraclass_correlation([1], [1]))
 
 
-def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
-    scores = [score("a", 0.8), score("b", 0, "empty")]
-    write_scores(tmp_path, scores, {})
-    back = read_scores(tmp_path / "per_case.csv")
-    assert back[0] == scores[0]
-    assert back[1].status == "empty"
-    assert math.isnan(back[1].dice)
+def test_equal_volumes_have_no_spread() -> None:
+    """Whatever the last bits of them say."""
+    assert math.isnan(intraclass_correlation([0.1 + 0.2, 0.3], [0.3, 0.3]))
+
+
+def test_counts_are_summed_over_structures() -> None:
+    result = summarise([score("a", 0.8), score("b", 0, "missed"), score("c", 0, "failed")], {})
+    assert [result[f"n_{status}"] for status in STATUSES] == [0, 1, 0, 1]
+    assert result["structures"]["front"]["n_scored"] == 3
+
+
+def test_nothing_scored_is_null() -> None:
+    result = summarise([score("a", 0, "empty", ml=0)], {})["structures"]["front"]
+    assert result["dice"] == {"mean": None, "median": None, "interval": [None, None]}
+    assert json.loads(json.dumps(result, allow_nan=False)) == result

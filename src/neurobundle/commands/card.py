@@ -1,4 +1,4 @@
-"""What a cross-validation writes into a bundle's card: tables, the metadata's scores, and the worst cases' pictures.
+"""What an evaluation writes into a bundle's card: tables, the metadata's scores, and the worst cases' pictures.
 
 A card has a pair of HTML comments, ``<!-- scores -->`` and ``<!-- /scores -->``; what stands between them is made here
 from the files that the evaluation wrote, and from nothing else.
@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from neurobundle.errors import SettingError
+from neurobundle.commands.results import mean
+from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.files import write_atomic, write_json
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
+from neurobundle.measure.outputs import SUMMARY, TABLE
 from neurobundle.measure.segmentation import Score
+from neurobundle.measure.tables import read_scores
 
 START, END = "<!-- scores -->", "<!-- /scores -->"
 
@@ -32,7 +35,7 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     Args:
         summary: what ``summary.json`` holds.
     """
-    tolerance = f"NSD at {summary['nsd_tolerance_mm']:g} mm"
+    tolerance = f"NSD at {summary['nsd_tolerances_mm'][0]:g} mm"
     lines = [
         f"{summary['n_cases']} cases, each predicted by the network that did not see its fold. "
         "Means, with the 95 % interval by bootstrap over subjects.",
@@ -43,7 +46,7 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     for name, scores in summary["structures"].items():
         volume = scores["volume"]
         bias = f"{_number(volume['bias_ml'], '+.3f')} ml ({_number(volume['bias_percent'], '+.1f')} %)"
-        cells = [_mean(scores["dice"]), _mean(scores["nsd"]), _mean(scores["hd95_mm"], 2), bias]
+        cells = [mean(scores["dice"]), mean(scores["nsd"]), mean(scores["hd95_mm"], 2), bias]
         cells.append(_number(volume["icc"], ".3f"))
         lines.append(f"| {name} | {' | '.join(cells)} | {scores['n_missed'] + scores['n_failed']} |")
     folds = summary.get("folds", {})
@@ -55,7 +58,7 @@ def score_tables(summary: Mapping[str, Any]) -> str:
             "|---|---|" + "---|" * len(names),
         ]
         for fold, part in folds.items():
-            cells = [_mean(part["structures"][name]["dice"]) for name in names]
+            cells = [mean(part["structures"][name]["dice"]) for name in names]
             lines.append(f"| {fold} | {part['n_cases']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -64,19 +67,50 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _mean(metric: Mapping[str, Any], digits: int = 3) -> str:
-    if metric["mean"] is None:
-        return "-"
-    low, high = metric["interval"]
-    return f"{metric['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
+    """Write a bundle's card from the files of an evaluation.
+
+    Args:
+        bundle_dir: the bundle.
+        results: a folder with ``per_case.csv`` and ``summary.json``, copied to ``docs/results``; if None, what is there
+            counts.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: if there are no such files.
+        SettingError: if the card has no place for the tables.
+    """
+    own = bundle_dir / "docs" / "results"
+    read_scores((results or own) / TABLE)
+    summary = _read_summary((results or own) / SUMMARY)
+    if results is not None:
+        for name in (TABLE, SUMMARY):
+            write_atomic(own / name, (results / name).read_bytes())
+    return write_card(bundle_dir, summary)
 
 
-def write_card(bundle_dir: Path, summary: Mapping[str, Any]) -> None:
+def _read_summary(path: Path) -> dict[str, Any]:
+    way_out = "Give the folder that `neurobundle evaluate` or `crossval` wrote."
+    try:
+        summary = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"it cannot be read ({error})", way_out, file=path) from error
+    if not isinstance(summary, dict) or summary.get("task") != "segmentation":
+        raise InputError("it is no summary of a segmentation", way_out, file=path)
+    return summary
+
+
+def write_card(bundle_dir: Path, summary: Mapping[str, Any]) -> Path:
     """Put the tables into ``docs/README.md`` and the means into ``configs/metadata.json``.
 
     Args:
         bundle_dir: the bundle.
         summary: what ``summary.json`` holds.
+
+    Returns:
+        The card's path.
 
     Raises:
         SettingError: if the card has no place for them.
@@ -93,6 +127,7 @@ def write_card(bundle_dir: Path, summary: Mapping[str, Any]) -> None:
         f"{name}_dice": round(scores["dice"]["mean"], 3) for name, scores in summary["structures"].items()
     }
     write_json(path, metadata)
+    return card
 
 
 def draw_worst(

@@ -19,12 +19,17 @@ from typing import Any
 
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan
-from neurobundle.commands.card import draw_worst, write_card
-from neurobundle.commands.train import check_training, evaluate, evaluate_plan, train_plan
+from neurobundle.commands.card import draw_worst, publish_results
+from neurobundle.commands.evaluate import add_failed, evaluate, evaluate_plan
+from neurobundle.commands.evaluate_folders import Files, score_files
+from neurobundle.commands.train import check_training, train_plan
 from neurobundle.errors import SettingError
 from neurobundle.files import require_writable, write_atomic, write_json
-from neurobundle.load.datalist import read_datalist
-from neurobundle.measure.report import read_scores, write_scores
+from neurobundle.load.datalist import Item, read_datalist
+from neurobundle.measure.calibration_summary import read_calibration
+from neurobundle.measure.evaluation import SegmentationEvaluation, evaluation_like
+from neurobundle.measure.outputs import CALIBRATION, SUMMARY, TABLE
+from neurobundle.measure.tables import read_scores
 from neurobundle.networks.manifest import sha256_of, write_entry
 
 logger = logging.getLogger(__name__)
@@ -39,7 +44,7 @@ class CrossValidation:
     Args:
         bundle: a name or a folder.
         data: a datalist with a fold for each case.
-        output: gets ``fold<K>/``, ``all/``, ``per_case.csv`` and ``summary.json``.
+        output: gets ``fold<K>/``, ``all/``, ``per_case.csv``, ``summary.json`` and ``report.html``.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
         settings: values by id.
@@ -159,13 +164,38 @@ class CrossValidation:
         evaluate(plan)
 
     def _pool(self) -> dict[str, Any]:
-        subjects = {
-            str(item["case"]): str(item.get("subject") or item["case"])
-            for item in read_datalist(self.data, base_dir=self.dataset_dir)
+        """All predictions scored together, from their files, as the folds were scored."""
+        folders = {fold: self.folder(fold) / "evaluation" for fold in self.folds}
+        summaries = {fold: json.loads((folder / SUMMARY).read_bytes()) for fold, folder in folders.items()}
+        evaluation = evaluation_like(summaries[self.folds[0]])
+        fold_of: dict[str, str] = {}
+        items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
+        for fold, folder in folders.items():
+            _, subjects = read_scores(folder / TABLE)
+            for case, subject in subjects.items():
+                fold_of[case] = str(fold)
+                problem = summaries[fold]["failed"].get(case)
+                self._add(evaluation, items[case], case, subject, folder, problem)
+            if (folder / CALIBRATION).exists():
+                evaluation.calibrations += read_calibration(folder / CALIBRATION)[0]
+        facts = {
+            "bundle": self.bundle_dir.name,
+            "datalist": {"file": self.data.name, "sha256": sha256_of(self.data)},
+            "weights": {f"fold {fold}": summaries[fold]["weights"]["sha256"] for fold in self.folds},
         }
-        by_fold = {fold: read_scores(self.folder(fold) / "evaluation" / "per_case.csv") for fold in self.folds}
-        scores = [score for fold in self.folds for score in by_fold[fold]]
-        return write_scores(self.output, scores, subjects, by_fold=by_fold)
+        return evaluation.write(self.output, facts, f"{self.bundle_dir.name}, out of fold", fold_of)
+
+    @staticmethod
+    def _add(
+        evaluation: SegmentationEvaluation, item: Item, case: str, subject: str, folder: Path, problem: str | None
+    ) -> None:
+        if problem is not None:
+            add_failed(evaluation, item, problem)
+            return
+        images = item["image"] if isinstance(item["image"], list) else [item["image"]]
+        prediction = folder / "predictions" / f"{case}_seg.nii.gz"
+        files = Files(case, Path(str(item["label"])), prediction, Path(str(images[0])), subject)
+        score_files(evaluation, files, None)
 
     def publish(self) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card.
@@ -178,14 +208,11 @@ class CrossValidation:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
-        results = self.bundle_dir / "docs" / "results"
-        for name in ("per_case.csv", "summary.json"):
-            write_atomic(results / name, (self.output / name).read_bytes())
-        write_card(self.bundle_dir, json.loads((results / "summary.json").read_text()))
+        publish_results(self.bundle_dir, self.output)
         predictions = {
             path.name.removesuffix("_seg.nii.gz"): path
             for fold in self.folds
             for path in (self.folder(fold) / "evaluation" / "predictions").glob("*_seg.nii.gz")
         }
         items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
-        draw_worst(self.bundle_dir / "docs" / "pictures", read_scores(results / "per_case.csv"), items, predictions)
+        draw_worst(self.bundle_dir / "docs" / "pictures", read_scores(self.output / TABLE)[0], items, predictions)

@@ -109,7 +109,7 @@ def three_planes(
     low, high = np.percentile(view.image, WINDOW_PERCENTILES)
     panels = [_panel(view, plane, point[AXIS[plane]], float(low), float(high)) for plane in PLANES]
     present = set(np.unique(view.labels).tolist())
-    words = [(name, _colour(value)) for value, name in (legend or {}).items() if value in present]
+    words = [(name, colour_of(value)) for value, name in (legend or {}).items() if value in present]
     return _row(panels, [(title, WHITE), *words] if title else words)
 
 
@@ -141,42 +141,64 @@ def _panel(view: View, plane: Plane, index: int, low: float, high: float) -> Ima
     across, up = (n for n in range(3) if n != axis)
     size_mm = [view.image.shape[n] * view.spacing_mm[n] for n in (across, up)]
     width, height = (max(1, round(PANEL_PIXELS * mm / max(size_mm))) for mm in size_mm)
-    grey = _display(view.image, axis, index)
+    grey = display(view.image, axis, index)
     scaled = np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255
     picture = Image.fromarray(scaled.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
-    _outline(picture, _display(view.labels, axis, index))
+    draw_outlines(picture, display(view.labels, axis, index))
     canvas = Image.new("RGB", (PANEL_PIXELS, PANEL_PIXELS))
     canvas.paste(picture, ((PANEL_PIXELS - width) // 2, (PANEL_PIXELS - height) // 2))
-    _letters(canvas, LETTERS[plane])
+    draw_letters(canvas, LETTERS[plane])
     return canvas
 
 
-def _display(array: np.ndarray, axis: int, index: int) -> np.ndarray:
+def display(array: np.ndarray, axis: int, index: int) -> np.ndarray:
     """A slice as rows from top to bottom and columns from left to right; both RAS+ axes are shown reversed."""
     return array.take(index, axis=axis).T[::-1, ::-1]
 
 
-def _outline(picture: Image.Image, labels: np.ndarray) -> None:
+def draw_outlines(picture: Image.Image, labels: np.ndarray) -> None:
+    """Draw the border of each label into a picture, inside the label and two pixels wide.
+
+    Args:
+        picture: RGB, of any size; changed.
+        labels: the slice's label map ``(row, column)``, enlarged to the picture without smoothing.
+    """
     pixels = np.asarray(picture).copy()
     enlarged = Image.fromarray(labels.astype(np.int32)).resize(picture.size, Image.Resampling.NEAREST)
     shown = np.asarray(enlarged)
     for value in np.unique(shown[shown > 0]):
         mask = shown == value
         edge = mask & ~ndimage.binary_erosion(mask, iterations=2, border_value=1)
-        pixels[edge] = _colour(int(value))
+        pixels[edge] = colour_of(int(value))
     picture.paste(Image.fromarray(pixels))
 
 
-def _colour(value: int) -> Colour:
+def colour_of(value: int) -> Colour:
+    """The outline's colour of a label value; after the last one they begin again."""
     return COLOURS[(value - 1) % len(COLOURS)]
 
 
-def _letters(canvas: Image.Image, letters: str) -> None:
+def draw_letters(canvas: Image.Image, letters: str, pixels: float | None = None) -> None:
+    """Write the directions at the left, right, top and bottom border of a panel; it is changed.
+
+    Args:
+        canvas: the panel.
+        letters: four, in this order.
+        pixels: their size; Pillow's own if None.
+    """
     draw = ImageDraw.Draw(canvas)
-    middle, end = PANEL_PIXELS // 2, PANEL_PIXELS - 4
-    spots = ((4, middle, "lm"), (end, middle, "rm"), (middle, 4, "mt"), (middle, end, "mb"))
-    for (x, y, anchor), letter in zip(spots, letters, strict=True):
-        draw.text((x, y), letter, fill=(255, 255, 255), anchor=anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    x, y, right, bottom = canvas.width // 2, canvas.height // 2, canvas.width - 4, canvas.height - 4
+    spots = ((4, y, "lm"), (right, y, "rm"), (x, 4, "mt"), (x, bottom, "mb"))
+    for (left, top, anchor), letter in zip(spots, letters, strict=True):
+        draw.text(
+            (left, top),
+            letter,
+            fill=WHITE,
+            anchor=anchor,
+            stroke_width=1,
+            stroke_fill=(0, 0, 0),
+            font_size=pixels,
+        )
 
 
 def _row(panels: Sequence[Image.Image], words: Sequence[tuple[str, Colour]]) -> Image.Image:

@@ -76,7 +76,11 @@ def volumes(folder: Path) -> list[Path]:
 
 
 def pair_by_name(
-    images: Sequence[Path], labels: Sequence[Path], *, need_labels: bool = True
+    images: Sequence[Path],
+    labels: Sequence[Path],
+    *,
+    need_labels: bool = True,
+    words: tuple[str, str] = ("image", "label"),
 ) -> tuple[list[tuple[Path, Path | None]], list[InputError]]:
     """Pair files whose names agree: ``<case>`` with ``<case>`` or ``<case>_seg``, exactly or once both are made safe.
 
@@ -86,13 +90,14 @@ def pair_by_name(
         images: image files.
         labels: label files.
         need_labels: whether an image without a label is a problem; if not, its label is None.
+        words: what the messages call the two.
 
     Returns:
         The pairs, in the order of the images, and a problem for each file that is left over.
     """
     problems: list[InputError] = []
-    by_name = _unique(images, "images", problems)
-    label_of = _unique(labels, "labels", problems)
+    by_name = _unique(images, words[0], problems)
+    label_of = _unique(labels, words[1], problems)
     safe_label = {safe_name(key): key for key in label_of}
     pairs: list[tuple[Path, Path | None]] = []
     alone: dict[str, Path] = {}
@@ -103,7 +108,7 @@ def pair_by_name(
             pairs.append((image, label))
         else:
             alone[key] = image
-    problems += _leftovers(alone, label_of)
+    problems += _leftovers(alone, label_of, *words)
     return pairs, problems
 
 
@@ -113,30 +118,38 @@ def _unique(files: Iterable[Path], what: str, problems: list[InputError]) -> dic
         groups[without_label_suffix(stem(file.name))].append(file)
     for key, same in groups.items():
         for file in same[1:]:
-            cause = f"two {what} are called {key!r}: {same[0].name} and {file.name}"
+            cause = f"two {what}s are called {key!r}: {same[0].name} and {file.name}"
             problems.append(InputError(cause, "Keep one of them.", case=safe_name(key), file=file))
     return {key: same[0] for key, same in groups.items() if len(same) == 1}
 
 
-def _leftovers(images: dict[str, Path], labels: dict[str, Path]) -> list[InputError]:
+def _leftovers(images: dict[str, Path], labels: dict[str, Path], one: str, other: str) -> list[InputError]:
     problems = []
     for key, image in images.items():
-        kin = next((labels[other] for other in labels if are_kin(key, other)), None)
-        cause = "it is an image without a label"
-        way_out = "Add its label map, or take the image out of the folder."
+        kin = next((labels[name] for name in labels if are_kin(key, name)), None)
+        cause = f"it is {_a(one)} without {_a(other)}"
+        way_out = f"Add its {_map(other)}, or take the {one} out of the folder."
         if kin is not None:
-            cause = f"its name does not match that of the label {kin.name}"
-            way_out = f"If they belong together, call the label {key}.nii.gz or {key}_seg.nii.gz."
+            cause = f"its name does not match that of the {other} {kin.name}"
+            way_out = f"If they belong together, call the {other} {key}.nii.gz or {key}_seg.nii.gz."
         problems.append(InputError(cause, way_out, case=safe_name(key), file=image))
     for key, label in labels.items():
-        kin = next((images[other] for other in images if are_kin(key, other)), None)
-        cause = "it is a label without an image"
-        way_out = "Add its image, or take the label out of the folder."
+        kin = next((images[name] for name in images if are_kin(key, name)), None)
+        cause = f"it is {_a(other)} without {_a(one)}"
+        way_out = f"Add its {one}, or take the {other} out of the folder."
         if kin is not None:
-            cause = f"its name does not match that of the image {kin.name}"
+            cause = f"its name does not match that of the {one} {kin.name}"
             way_out = "Pairs are made by name: <case> and <case>, or <case>_seg."
         problems.append(InputError(cause, way_out, case=safe_name(key), file=label))
     return problems
+
+
+def _a(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def _map(word: str) -> str:
+    return "label map" if word == "label" else word
 
 
 def are_kin(one: str, other: str) -> bool:

@@ -1,9 +1,26 @@
-"""Scores against a reference, with a policy for misses."""
+"""Scores against a reference, with a policy for misses: docs/concepts/metrics.md. Light until it is used."""
 
-from neurobundle.measure.report import SegmentationReport as SegmentationReport
-from neurobundle.measure.report import read_scores as read_scores
-from neurobundle.measure.report import write_scores as write_scores
-from neurobundle.measure.segmentation import Score as Score
-from neurobundle.measure.segmentation import failed_case as failed_case
-from neurobundle.measure.segmentation import score_case as score_case
-from neurobundle.measure.summary import summarise as summarise
+from neurobundle.lazy import attach
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "LesionRule": "lesions",
+        "Overlap": "overlap",
+        "Score": "segmentation",
+        "SegmentationEvaluation": "evaluation",
+        "SegmentationMetric": "metrics",
+        "SegmentationMetricHandler": "metrics",
+        "SegmentationReport": "handlers",
+        "SurfaceDistances": "surface",
+        "failed_case": "segmentation",
+        "joint_counts": "overlap",
+        "read_scores": "tables",
+        "score_case": "segmentation",
+        "score_lesions": "lesions",
+        "structure_distances": "surface",
+        "summarise": "summary",
+        "surface_distances": "surface",
+        "write_scores": "tables",
+    },
+)

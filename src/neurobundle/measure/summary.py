@@ -1,7 +1,6 @@
 """From scores per case to a mean with its interval, by structure.
 
-The *interval* is the 2.5th to 97.5th percentile of the mean over bootstrap samples of subjects: whoever has two
-scans is drawn with both, or not at all.
+The *interval* is by bootstrap over subjects (:mod:`neurobundle.measure.resampling`).
 """
 
 from __future__ import annotations
@@ -12,33 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from neurobundle.measure.segmentation import Score
+from neurobundle.measure.resampling import bootstrap_interval, number
+from neurobundle.measure.segmentation import DISTANCES, LESION_COUNTS, SHARES, Score
+from neurobundle.measure.tables import more_columns
 
-BOOTSTRAP_SAMPLES = 2000
-INTERVAL = (2.5, 97.5)
+#: Variances below this share of the squared mean are rounding.
+ROUNDING = 1e-12
 
-
-def bootstrap_interval(
-    values: Sequence[float], subjects: Sequence[str], seed: int = 0, samples: int = BOOTSTRAP_SAMPLES
-) -> tuple[float, float]:
-    """The 95 % interval of a mean, by resampling subjects.
-
-    Args:
-        values: one a case, finite.
-        subjects: the subject of each case.
-        seed: of the resampling.
-        samples: how many.
-
-    >>> bootstrap_interval([0.5, 0.5, 0.5], ["a", "b", "c"])
-    (0.5, 0.5)
-    """
-    _, index = np.unique(np.asarray(subjects), return_inverse=True)
-    sums = np.bincount(index, weights=np.asarray(values, dtype=float))
-    counts = np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(len(counts), size=(samples, len(counts)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.percentile(means, INTERVAL)
-    return float(low), float(high)
+#: What a structure may be in a case, besides ``ok``.
+STATUSES = ("empty", "missed", "false", "failed")
 
 
 def intraclass_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -66,62 +47,85 @@ def intraclass_correlation(first: Sequence[float], second: Sequence[float]) -> f
     residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + grand
     error = (residual**2).sum() / ((n - 1) * (k - 1))
     total = rows + (k - 1) * error + k * (columns - error) / n
-    return float((rows - error) / total) if total > 0 else math.nan
+    # What rounding leaves of equal volumes is no spread.
+    return float((rows - error) / total) if total > ROUNDING * grand**2 else math.nan
 
 
 def summarise(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict[str, Any]:
-    """Means with intervals for each structure, and how many were empty, missed or false.
+    """Means with intervals for each structure, and how many were empty, missed, false or failed.
 
     Args:
         scores: of all cases and structures.
         subjects: the subject of each case; a case that is not in it is its own subject.
 
     Returns:
-        ``{"n_cases": int, "structures": {name: {...}}}``, ready for JSON; a blank is null.
+        ``{"n_cases", "n_empty", "n_missed", "n_false", "n_failed", "structures": {name: {...}}}``, ready for JSON; the
+        counts are of structures in cases; a blank is null.
     """
     names = list(dict.fromkeys(score.structure for score in scores))
     return {
         "n_cases": len({score.case for score in scores}),
+        **{f"n_{status}": _count(scores, status) for status in STATUSES},
         "structures": {name: _summarise_one([s for s in scores if s.structure == name], subjects) for name in names},
+    }
+
+
+def mean_with_interval(values: Sequence[float], subjects: Sequence[str]) -> dict[str, Any]:
+    """The mean of the finite values with its interval, and their median.
+
+    Args:
+        values: one a case; those that are not finite are left out.
+        subjects: the subject of each.
+
+    Returns:
+        ``{"mean", "median", "interval": [low, high]}``; null where there is no value.
+    """
+    pairs = [pair for pair in zip(values, subjects, strict=True) if math.isfinite(pair[0])]
+    if not pairs:
+        return {"mean": None, "median": None, "interval": [None, None]}
+    finite = [float(value) for value, _ in pairs]
+    low, high = bootstrap_interval(finite, [who for _, who in pairs])
+    return {
+        "mean": number(float(np.mean(finite))),
+        "median": number(float(np.median(finite))),
+        "interval": [number(low), number(high)],
     }
 
 
 def _summarise_one(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict[str, Any]:
     counted = [score for score in scores if score.status != "empty"]
     who = [subjects.get(score.case, score.case) for score in counted]
+    tolerances, lesions = more_columns(scores)
+
+    def mean(name: str) -> dict[str, Any]:
+        return mean_with_interval([score.value(name) for score in counted], who)
+
     result: dict[str, Any] = {
-        f"n_{status}": _count(scores, status) for status in ("empty", "missed", "false", "failed")
+        "n_scored": len(counted),
+        **{f"n_{status}": _count(scores, status) for status in STATUSES},
     }
-    for metric in ("dice", "hd95_mm", "nsd"):
-        pairs = [(float(getattr(score, metric)), name) for score, name in zip(counted, who, strict=True)]
-        pairs = [pair for pair in pairs if math.isfinite(pair[0])]
-        values = [value for value, _ in pairs]
-        low, high = bootstrap_interval(values, [name for _, name in pairs]) if values else (math.nan, math.nan)
-        result[metric] = {
-            "mean": _number(float(np.mean(values)) if values else math.nan),
-            "median": _number(float(np.median(values)) if values else math.nan),
-            "interval": [_number(low), _number(high)],
-        }
+    result |= {name: mean(name) for name in (*SHARES, *tolerances, *DISTANCES)}
     result["volume"] = _volumes([score for score in scores if score.status != "failed"])
+    if lesions:
+        # A case may have no lesion that counts: its lesion scores are blank, and in no mean.
+        counts = {name: int(np.nansum([score.value(name) for score in counted] or [0])) for name in LESION_COUNTS}
+        result["lesions"] = {**counts, **{name: mean(name) for name in lesions if name not in LESION_COUNTS}}
     return result
 
 
 def _volumes(scores: Sequence[Score]) -> dict[str, Any]:
     if not scores:
-        return {"bias_ml": None, "bias_percent": None, "icc": None}
+        return dict.fromkeys(("bias_ml", "bias_percent", "mean_absolute_error_ml", "icc"))
     found = np.array([score.volume_ml for score in scores])
     there = np.array([score.reference_ml for score in scores])
     bias = float((found - there).mean())
     return {
-        "bias_ml": _number(bias),
-        "bias_percent": _number(100 * bias / there.mean() if there.mean() > 0 else math.nan),
-        "icc": _number(intraclass_correlation(list(found), list(there))),
+        "bias_ml": number(bias),
+        "bias_percent": number(100 * bias / there.mean() if there.mean() > 0 else math.nan),
+        "mean_absolute_error_ml": number(float(np.abs(found - there).mean())),
+        "icc": number(intraclass_correlation(list(found), list(there))),
     }
 
 
 def _count(scores: Sequence[Score], status: str) -> int:
     return sum(score.status == status for score in scores)
-
-
-def _number(value: float) -> float | None:
-    return round(float(value), 6) if math.isfinite(value) else None

@@ -1,0 +1,150 @@
+"""``neurobundle evaluate NAME``: a bundle's own evaluation on the validation cases of somebody's datalist."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from neurobundle.bundle.find import find_bundle
+from neurobundle.bundle.workflow import Plan, make_plan
+from neurobundle.commands.train import check_pairs, data_settings, run_plan
+from neurobundle.errors import NeurobundleError, SettingError, WeightsError
+from neurobundle.load.datalist import Item, fold_items, read_datalist
+from neurobundle.load.gate import LABEL
+from neurobundle.load.scan import read_scan
+from neurobundle.networks.manifest import sha256_of
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_plan(
+    bundle: str,
+    data: Path,
+    output: Path,
+    *,
+    fold: int = 0,
+    weights: Path | None = None,
+    dataset_dir: Path | None = None,
+    overlays: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Plan:
+    """What ``neurobundle evaluate`` runs: the validation cases of a fold, predicted and scored.
+
+    Args:
+        bundle: a name or a folder.
+        data: the datalist.
+        output: gets ``per_case.csv``, ``summary.json``, ``report.html`` and ``predictions/``.
+        fold: whose cases to score.
+        weights: which weights. If None: the bundle's ``models/fold<K>.pt`` if the datalist has the folds that these
+            were trained with, else its ``models/model.pt``.
+        dataset_dir: what the datalist's paths are relative to, if not to the datalist.
+        overlays: names or paths of config overlays.
+        settings: values by id.
+
+    Raises:
+        WeightsError: if there are no weights.
+    """
+    folder = find_bundle(bundle)
+    chosen = weights or _default_weights(folder, data, fold)
+    if not chosen.exists():
+        raise WeightsError("there are no weights here", "Name some with --weights.", file=chosen)
+    return make_plan(
+        folder,
+        "evaluate",
+        overlays,
+        {
+            **data_settings(data, dataset_dir, fold),
+            "output_dir": str(output),
+            "weights": str(chosen),
+            **(settings or {}),
+        },
+    )
+
+
+def evaluate(plan: Plan) -> dict[str, bool]:
+    """Run an evaluation; a case whose files are bad is named, counts as missed, and does not stop the others.
+
+    Args:
+        plan: of kind ``evaluate``.
+
+    Returns:
+        Whether each case passed.
+
+    Raises:
+        SettingError: if the bundle's ``evaluate.yaml`` names no report of ours.
+    """
+    settings = plan.settings
+    bundle = str(plan.bundle_dir)
+    items = fold_items(settings["datalist"], settings["dataset_dir"], settings["fold"], "validation")
+    items = items[: settings.get("max_cases") or None]
+    good, bad = check_pairs(bundle, items)
+    for error in bad.values():
+        logger.error("ERROR %s", error)
+    if bad:
+        plan = Plan(plan.bundle_dir, plan.kind, plan.overlays, {**settings, "validate::dataset::data": good})
+    if good:
+        workflow = run_plan(plan)
+    else:
+        workflow = plan.workflow()
+        workflow.initialize()
+    report = _report_of(workflow, plan)
+    for item in items:
+        if item["case"] in bad:
+            add_failed(report.evaluation, item, str(bad[str(item["case"])]))
+    weights = Path(settings["weights"])
+    facts = {
+        "bundle": plan.bundle_dir.name,
+        "weights": {"file": weights.name, "sha256": sha256_of(weights)},
+        "datalist": {"file": Path(settings["datalist"]).name, "sha256": sha256_of(Path(settings["datalist"]))},
+        "fold": settings["fold"],
+    }
+    report.evaluation.write(Path(settings["output_dir"]), facts, title=f"{plan.bundle_dir.name}, evaluated")
+    return {str(item["case"]): item["case"] not in bad for item in items}
+
+
+def _report_of(workflow: Any, plan: Plan) -> Any:
+    """The handler of :mod:`neurobundle.measure` that scored the cases."""
+    for handler in workflow.parser.get_parsed_content("validate::handlers"):
+        if hasattr(handler, "evaluation"):
+            return handler
+    raise SettingError(
+        "its evaluate.yaml names no report of neurobundle.measure",
+        "Add neurobundle.measure.SegmentationReport to validate::handlers.",
+        file=plan.config_files[-1],
+    )
+
+
+def add_failed(evaluation: Any, item: Item, problem: str) -> None:
+    """Count a datalist's case as missed, with its reference if that can be read.
+
+    Args:
+        evaluation: what it is added to.
+        item: the datalist's entry.
+        problem: why, in a sentence.
+    """
+    case, subject = str(item["case"]), str(item["subject"])
+    try:
+        label = read_scan(str(item["label"]), LABEL)
+        data = np.asarray(label.data)
+        evaluation.add_failed(case, problem, reference=data, affine=label.affine, subject=subject)
+    except NeurobundleError:
+        evaluation.add_failed(case, problem, subject=subject)
+
+
+def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
+    of_fold, own = bundle_dir / "models" / f"fold{fold}.pt", bundle_dir / "configs" / "datalist.json"
+    if of_fold.exists() and own.exists() and _folds(own) == _folds(data):
+        return of_fold
+    logger.warning(
+        "WARNING scoring models/model.pt: it may have been trained on these cases, and then the score is not out of "
+        "fold. Name other weights with --weights."
+    )
+    return bundle_dir / "models" / "model.pt"
+
+
+def _folds(datalist: Path) -> dict[str, Any]:
+    return {str(item["case"]): item.get("fold") for item in read_datalist(datalist, check_files=False)}

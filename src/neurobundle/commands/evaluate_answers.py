@@ -1,0 +1,144 @@
+"""``neurobundle evaluate`` on tables of classes and on boxes: anybody's answers against their references."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from neurobundle.commands.evaluate_folders import FolderReport
+from neurobundle.errors import InputError, NoInputError, SettingError
+from neurobundle.load.answers import ClassRow, read_class_table
+from neurobundle.load.coco import read_coco
+from neurobundle.load.pairs import Pair
+from neurobundle.measure.classification_evaluation import ClassificationEvaluation
+from neurobundle.measure.detection_evaluation import DetectionEvaluation
+from neurobundle.train.grouping import group_cases
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_classes(
+    predictions: Path,
+    references: Path,
+    output: Path,
+    classes: Sequence[str] | None = None,
+    subjects: Path | None = None,
+) -> FolderReport:
+    """Score a table of classes or probabilities against a table of true classes.
+
+    Args:
+        predictions: CSV or TSV with ``case`` and ``p_<class>`` columns, or ``case`` and ``prediction``.
+        references: CSV or TSV with ``case`` and ``truth`` (or ``label``, ``class``), and ``subject`` if there are any.
+        output: gets ``per_case.csv``, ``summary.json`` and ``report.html``.
+        classes: their names in the order of their numbers; if None, those of the ``p_`` columns, or of the references.
+        subjects: a table with columns ``case`` and ``subject``, instead of the references' own.
+
+    Raises:
+        InputError: for a table that cannot be used, or if no case is in both.
+        NoInputError: if the references name no case.
+    """
+    truth = read_class_table(references, classes, _truth_column(references))
+    found = {row.case: row for row in read_class_table(predictions, classes)}
+    if not truth:
+        raise NoInputError("the references name no case", "Add a line a case.", file=references)
+    _require_common([row.case for row in truth], list(found), predictions)
+    if subjects is not None:
+        whose = group_cases([Pair(row.case, references) for row in truth], "column:subject", subjects)
+        truth = [replace(row, subject=whose[row.case]) for row in truth]
+    evaluation = ClassificationEvaluation(classes or _classes_of(truth, list(found.values())))
+    passed: dict[str, bool] = {}
+    for row in truth:
+        passed[row.case] = _add_class(evaluation, row, found.get(row.case), predictions)
+    strangers = _strangers([row.case for row in truth], list(found), predictions)
+    facts = {"predictions": predictions.name, "references": references.name}
+    return FolderReport(evaluation.write(output, facts), passed | dict.fromkeys(strangers, False))
+
+
+def evaluate_boxes(
+    predictions: Path, references: Path, output: Path, iou_threshold: float = 0.5, score_threshold: float = 0.5
+) -> FolderReport:
+    """Score COCO results against COCO annotations.
+
+    Args:
+        predictions: JSON list of ``{"image_id", "category_id", "bbox", "score"}``; an image without an entry has no
+            predicted box.
+        references: JSON with ``images``, ``annotations`` and ``categories``; an image may name its ``subject``.
+        output: gets ``per_case.csv``, ``summary.json`` and ``report.html``.
+        iou_threshold: overlap that counts as found, for precision, recall, F1 and FROC.
+        score_threshold: least score that counts for precision, recall and F1.
+
+    Raises:
+        InputError: for a file that cannot be used.
+        NoInputError: if the references name no image.
+    """
+    truth = read_coco(references)
+    if not truth.images:
+        raise NoInputError("the references name no image", "Add images to it.", file=references)
+    found = read_coco(predictions, "predictions", truth)
+    evaluation = DetectionEvaluation(truth.classes, iou_threshold, score_threshold)
+    for there, answer in zip(truth.images, found.images, strict=True):
+        evaluation.add(
+            there.case,
+            there.boxes,
+            there.classes,
+            answer.boxes,
+            answer.classes,
+            answer.scores,
+            there.subject,
+            there.ignored,
+        )
+    facts = {"predictions": predictions.name, "references": references.name}
+    return FolderReport(evaluation.write(output, facts), {image.case: True for image in truth.images})
+
+
+def _truth_column(references: Path) -> str | None:
+    """``truth``, where a table has it beside other answers, as our own per_case.csv does."""
+    from neurobundle.load.answers import read_table
+
+    header, _ = read_table(references)
+    return "truth" if "truth" in header else None
+
+
+def _classes_of(truth: Sequence[ClassRow], found: Sequence[ClassRow]) -> list[str]:
+    named = next((list(row.probabilities) for row in found if row.probabilities is not None), None)
+    if named is not None:
+        return named
+    labels = {row.label for row in (*truth, *found) if row.label is not None}
+    if len(labels) < 2:
+        cause = f"only the class {', '.join(sorted(labels))} occurs"
+        raise SettingError(cause, "Name all classes: --classes glioma,meningioma,pituitary.")
+    return sorted(labels)
+
+
+def _add_class(evaluation: ClassificationEvaluation, row: ClassRow, answer: ClassRow | None, file: Path) -> bool:
+    if row.label is None:
+        raise InputError(f"line {row.line} of the references has no class", "Give them a column truth.", case=row.case)
+    if answer is None:
+        error = InputError("the predictions have no line of it", "Add one.", case=row.case, file=file)
+        logger.error("ERROR %s", error)
+        evaluation.add_failed(row.case, row.label, row.subject, str(error))
+        return False
+    if answer.probabilities is not None:
+        values = [answer.probabilities[name] for name in evaluation.classes]
+        evaluation.add(row.case, row.label, values, row.subject)
+    else:
+        assert answer.label is not None
+        evaluation.add_prediction(row.case, row.label, answer.label, row.subject)
+    return True
+
+
+def _require_common(truth: Sequence[str], found: Sequence[str], predictions: Path) -> None:
+    if not set(truth) & set(found):
+        cause = f"no case is in both tables: there are {', '.join([*found[:1], *truth[:1]])}, for example"
+        raise InputError(cause, "Name the cases alike in both.", file=predictions)
+
+
+def _strangers(truth: Sequence[str], found: Sequence[str], predictions: Path) -> list[str]:
+    """Predictions of cases that the references do not have; each is named."""
+    strangers = [case for case in found if case not in set(truth)]
+    for case in strangers:
+        error = InputError("the references have no line of it", "Add one, or take it out.", case=case, file=predictions)
+        logger.error("ERROR %s", error)
+    return strangers
