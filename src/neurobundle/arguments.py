@@ -232,6 +232,9 @@ def _evaluate(commands: Any) -> None:
         "--other-labels", choices=("refuse", "ignore"), default="refuse", help="values that no structure has (refuse)"
     )
     any_.add_argument("--classes", metavar="A,B", help="names of the classes, in the order of their numbers")
+    any_.add_argument("--tune-pred", type=Path, metavar="FILE", help="classes: choose temperature and threshold here,")
+    any_.add_argument("--tune-truth", type=Path, metavar="FILE", help="with its references; of other subjects")
+    any_.add_argument("--criterion", default="youden", help="of the threshold: youden, f1, sensitivity=0.95 (youden)")
     any_.add_argument("--iou", type=float, default=0.5, help="boxes: overlap that counts as found (0.5)")
     any_.add_argument("--score", type=float, default=0.5, help="boxes: least score that counts (0.5)")
     any_.add_argument("--no-pictures", action="store_true", help="draw no cases")

@@ -1,7 +1,7 @@
 import csv
 import json
-import math
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -327,6 +327,55 @@ def test_our_own_table_is_a_table_of_references(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"]["mean"] == 1
 
 
+def validation(folder: Path, subject: str = "v") -> list[str]:
+    """Eight answers that are surer than they are right: .9 sure, and three of four right."""
+    lines = [("yes", 0.9), ("yes", 0.9), ("yes", 0.9), ("no", 0.9), ("no", 0.1), ("no", 0.1), ("no", 0.1), ("yes", 0.1)]
+    (folder / "v_truth.csv").write_text(
+        "case,truth,subject\n" + "".join(f"v{n},{label},{subject}{n}\n" for n, (label, _) in enumerate(lines))
+    )
+    (folder / "v_pred.csv").write_text(
+        "case,p_no,p_yes\n" + "".join(f"v{n},{1 - p:.1f},{p}\n" for n, (_, p) in enumerate(lines))
+    )
+    return ["--tune-pred", str(folder / "v_pred.csv"), "--tune-truth", str(folder / "v_truth.csv")]
+
+
+def test_temperature_and_threshold_are_chosen_on_validation_cases(tmp_path: Path) -> None:
+    """Where .9 is right three times of four, it should say .75: a temperature of log 9 / log 3 = 2."""
+    (tmp_path / "truth.csv").write_text("case,truth\na,yes\nb,no\nc,no\n")
+    (tmp_path / "pred.csv").write_text("case,p_no,p_yes\na,0.1,0.9\nb,0.9,0.1\nc,0.4,0.6\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv"), *validation(tmp_path)]
+    assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    chosen = summary["chosen on validation"]
+    assert chosen["temperature"]["value"] == pytest.approx(2, abs=1e-3)
+    assert chosen["threshold"]["value"] == pytest.approx(0.75, abs=1e-4)
+    with (tmp_path / "out" / "per_case.csv").open() as file:
+        rows = {row["case"]: row for row in csv.DictReader(file)}
+    assert float(rows["a"]["p_yes"]) == pytest.approx(0.75, abs=1e-3)
+    assert rows["c"]["prediction"] == "no", ".55 after cooling, below the threshold"
+    assert summary["accuracy"]["mean"] == 1
+
+
+def test_nothing_is_chosen_on_people_who_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "truth.csv").write_text("case,truth,subject\na,yes,v0\nb,no,w\n")
+    (tmp_path / "pred.csv").write_text("case,p_no,p_yes\na,0.1,0.9\nb,0.9,0.1\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv"), *validation(tmp_path)]
+    assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 4
+    assert "1 subjects are in the validation and in what is reported, v0 for one" in caplog.text
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_is_chosen_without_probabilities(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "truth.csv").write_text("case,truth\na,yes\nb,no\n")
+    (tmp_path / "pred.csv").write_text("case,p_no,p_yes\na,0.1,0.9\nb,0.9,0.1\n")
+    tuning = validation(tmp_path)
+    (tmp_path / "v_pred.csv").write_text("case,prediction\nv0,yes\nv4,no\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv")]
+    assert main(["evaluate", *words, *tuning, "-o", str(tmp_path / "out")]) == 4
+    assert "has a class and no probabilities" in caplog.text
+    assert main(["evaluate", *words, *tuning[:2], "-o", str(tmp_path / "out")]) == 1
+
+
 def test_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     box = {"category_id": 1, "bbox": [2, 3, 10, 10]}
     truth = {

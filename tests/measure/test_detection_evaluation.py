@@ -36,12 +36,14 @@ def test_a_row_an_image(tmp_path: Path) -> None:
 
 
 def test_the_summary_holds_scores_and_facts(tmp_path: Path) -> None:
-    summary = filled().write(tmp_path, {"versions": {"neurobundle": "1"}})
+    summary = filled().write(tmp_path, {"weights": "model.pt"})
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (summary["task"], summary["n_images"], summary["n_boxes"], summary["n_failed"]) == ("detection", 4, 4, 1)
     assert summary["recall"]["mean"] == 0.5
     assert summary["precision"]["mean"] == pytest.approx(2 / 3, abs=1e-6)
-    assert summary["versions"] == {"neurobundle": "1"}
+    assert summary["weights"] == "model.pt"
+    assert "neurobundle" in summary["versions"]
+    assert "model.pt" in (tmp_path / "report.html").read_text()
 
 
 def test_the_table_and_the_summary_agree(tmp_path: Path) -> None:

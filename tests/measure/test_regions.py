@@ -64,7 +64,7 @@ def test_structures_that_mean_nothing_are_refused(given_: dict[Any, Any], says: 
 def test_a_file_that_names_none_is_refused_by_its_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "labels.json"
     path.write_text(content)
-    with pytest.raises(SettingError, match="labels.json") as error:
+    with pytest.raises(SettingError, match=r"labels\.json") as error:
         parse_structures(str(path))
     assert error.value.way_out
 

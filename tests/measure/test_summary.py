@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 from neurobundle.measure.resampling import bootstrap_interval
+from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 from neurobundle.measure.summary import STATUSES, intraclass_correlation, summarise
 
 

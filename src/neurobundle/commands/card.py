@@ -19,6 +19,7 @@ from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.files import write_atomic, write_json
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
+from neurobundle.measure.evaluation import ALL_CLASSES
 from neurobundle.measure.outputs import SUMMARY, TABLE
 from neurobundle.measure.segmentation import Score
 from neurobundle.measure.tables import read_scores
@@ -49,6 +50,7 @@ def score_tables(summary: Mapping[str, Any]) -> str:
         cells = [mean(scores["dice"]), mean(scores["nsd"]), mean(scores["hd95_mm"], 2), bias]
         cells.append(_number(volume["icc"], ".3f"))
         lines.append(f"| {name} | {' | '.join(cells)} | {scores['n_missed'] + scores['n_failed']} |")
+    lines += _calibration_table(summary.get("calibration", {}))
     folds = summary.get("folds", {})
     if folds:
         names = list(summary["structures"])
@@ -61,6 +63,22 @@ def score_tables(summary: Mapping[str, Any]) -> str:
             cells = [mean(part["structures"][name]["dice"]) for name in names]
             lines.append(f"| {fold} | {part['n_cases']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _calibration_table(calibration: Mapping[str, Any]) -> list[str]:
+    if not calibration:
+        return []
+    lines = [
+        "",
+        "| calibration, within 5 mm of the reference | ECE | ACE | Brier | NLL, nats | AUROC of errors |"
+        " uncertainty and Dice, Spearman |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, scores in calibration.items():
+        cells = [mean(scores[metric]) for metric in ("ece", "ace", "brier", "nll", "error_auroc")]
+        cells.append(_number(scores["uncertainty_dice_spearman"], "+.2f"))
+        lines.append(f"| {'all classes' if name == ALL_CLASSES else name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _number(value: float | None, form: str) -> str:

@@ -148,7 +148,8 @@ class CrossValidation:
             raise SettingError(f"the training of fold {fold} ended with code {code}", "Read its log.", file=log.name)
 
     def _evaluate(self, fold: int) -> None:
-        if (self.folder(fold) / "evaluation" / "summary.json").exists():
+        done = self.folder(fold) / "evaluation" / SUMMARY
+        if done.exists() and "labels" in json.loads(done.read_bytes()):  # earlier versions wrote less
             return
         plan = evaluate_plan(
             str(self.bundle_dir),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
 
 from neurobundle.commands.evaluate_folders import FolderReport
 from neurobundle.errors import InputError, NoInputError, SettingError
@@ -14,9 +19,14 @@ from neurobundle.load.coco import read_coco
 from neurobundle.load.pairs import Pair
 from neurobundle.measure.classification_evaluation import ClassificationEvaluation
 from neurobundle.measure.detection_evaluation import DetectionEvaluation
+from neurobundle.measure.temperature import Temperature, fit_temperature
+from neurobundle.measure.threshold import Threshold, choose_threshold
 from neurobundle.train.grouping import group_cases
 
 logger = logging.getLogger(__name__)
+
+#: Probabilities are raised to this before their logarithm is taken.
+SMALLEST = 1e-7
 
 
 def evaluate_classes(
@@ -25,6 +35,7 @@ def evaluate_classes(
     output: Path,
     classes: Sequence[str] | None = None,
     subjects: Path | None = None,
+    tuning: tuple[Path, Path, str] | None = None,
 ) -> FolderReport:
     """Score a table of classes or probabilities against a table of true classes.
 
@@ -34,9 +45,11 @@ def evaluate_classes(
         output: gets ``per_case.csv``, ``summary.json`` and ``report.html``.
         classes: their names in the order of their numbers; if None, those of the ``p_`` columns, or of the references.
         subjects: a table with columns ``case`` and ``subject``, instead of the references' own.
+        tuning: predictions and references of validation cases, and a criterion: a temperature, and of two classes a
+            threshold on the second by the criterion, are chosen there and applied here.
 
     Raises:
-        InputError: for a table that cannot be used, or if no case is in both.
+        InputError: for a table that cannot be used, if no case is in both, or if a subject is in the validation too.
         NoInputError: if the references name no case.
     """
     truth = read_class_table(references, classes, _truth_column(references))
@@ -47,12 +60,20 @@ def evaluate_classes(
     if subjects is not None:
         whose = group_cases([Pair(row.case, references) for row in truth], "column:subject", subjects)
         truth = [replace(row, subject=whose[row.case]) for row in truth]
-    evaluation = ClassificationEvaluation(classes or _classes_of(truth, list(found.values())))
+    names = classes or _classes_of(truth, list(found.values()))
+    facts: dict[str, Any] = {"predictions": predictions.name, "references": references.name}
+    threshold = None
+    if tuning is not None:
+        temperature, threshold = _tune(names, tuning, {row.subject for row in truth})
+        facts["chosen on validation"] = {"temperature": asdict(temperature)}
+        if threshold is not None:
+            facts["chosen on validation"]["threshold"] = threshold.to_json()
+        found = {case: _cooled(row, temperature) for case, row in found.items()}
+    evaluation = ClassificationEvaluation(names, threshold)
     passed: dict[str, bool] = {}
     for row in truth:
         passed[row.case] = _add_class(evaluation, row, found.get(row.case), predictions)
     strangers = _strangers([row.case for row in truth], list(found), predictions)
-    facts = {"predictions": predictions.name, "references": references.name}
     return FolderReport(evaluation.write(output, facts), passed | dict.fromkeys(strangers, False))
 
 
@@ -91,6 +112,44 @@ def evaluate_boxes(
         )
     facts = {"predictions": predictions.name, "references": references.name}
     return FolderReport(evaluation.write(output, facts), {image.case: True for image in truth.images})
+
+
+def _tune(
+    classes: Sequence[str], tuning: tuple[Path, Path, str], reported: Collection[str]
+) -> tuple[Temperature, Threshold | None]:
+    """A temperature, and a threshold for two classes, from validation cases of none of the reported subjects."""
+    predictions, references, criterion = tuning
+    truth = read_class_table(references, classes, _truth_column(references))
+    found = {row.case: row for row in read_class_table(predictions, classes)}
+    _require_common([row.case for row in truth], list(found), predictions)
+    both = [row for row in truth if row.case in found]
+    leaked = sorted({row.subject for row in both} & set(reported))
+    if leaked:
+        cause = f"{len(leaked)} subjects are in the validation and in what is reported, {leaked[0]} for one"
+        raise InputError(cause, "Choose on other people than those that are reported.", file=references)
+    logits = np.array([_logits(found[row.case], classes, predictions) for row in both])
+    answers = np.array([list(classes).index(str(row.label)) for row in both])
+    temperature = fit_temperature(logits, answers, class_axis=1)
+    if len(classes) != 2:
+        return temperature, None
+    scores = softmax(temperature.apply(logits), axis=1)[:, 1]
+    return temperature, choose_threshold(scores, answers == 1, criterion)
+
+
+def _logits(row: ClassRow, classes: Sequence[str], file: Path) -> list[float]:
+    if row.probabilities is None:
+        cause = f"line {row.line} has a class and no probabilities"
+        raise InputError(cause, "Give p_<class> columns: nothing can be tuned without.", case=row.case, file=file)
+    return [math.log(max(row.probabilities[name], SMALLEST)) for name in classes]
+
+
+def _cooled(row: ClassRow, temperature: Temperature) -> ClassRow:
+    """The answer at another temperature."""
+    if row.probabilities is None:
+        return row
+    values = np.array(list(row.probabilities.values()), float)
+    cooled = softmax(temperature.apply(np.log(np.maximum(values, SMALLEST))))
+    return replace(row, probabilities=dict(zip(row.probabilities, cooled.tolist(), strict=True)))
 
 
 def _truth_column(references: Path) -> str | None:

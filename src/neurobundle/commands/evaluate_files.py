@@ -28,6 +28,9 @@ class FileOptions:
     ignored_ml: float = 0.0
     other_labels: str = "refuse"
     classes: str | None = None
+    tune_pred: Path | None = None
+    tune_truth: Path | None = None
+    criterion: str = "youden"
     iou: float = 0.5
     score: float = 0.5
     pictures: bool = True
@@ -59,7 +62,12 @@ def evaluate_files(
         )
     if kinds[0] == "table":
         classes = options.classes.split(",") if options.classes else None
-        return evaluate_classes(predictions, references, output, classes, options.subjects)
+        tuning = None
+        if options.tune_pred or options.tune_truth:
+            if not (options.tune_pred and options.tune_truth):
+                raise SettingError("--tune-pred and --tune-truth go together", "Give both, of validation cases.")
+            tuning = (options.tune_pred, options.tune_truth, options.criterion)
+        return evaluate_classes(predictions, references, output, classes, options.subjects, tuning)
     if kinds[0] == "JSON file":
         return evaluate_boxes(predictions, references, output, options.iou, options.score)
     if options.labels is None:

@@ -19,13 +19,17 @@ import numpy as np
 
 from neurobundle.errors import InputError, NoInputError
 from neurobundle.export.tables import write_csv
-from neurobundle.measure.calibration import CaseCalibration
+from neurobundle.measure.calibration import CaseCalibration, case_calibration, normalised_entropy
+from neurobundle.measure.resampling import draw_subjects, interval_of, number
 from neurobundle.measure.risk_coverage import risk_coverage, spearman
-from neurobundle.measure.summary import mean_with_interval, number
+from neurobundle.measure.summary import mean_with_interval
 
 METRICS = ("ece", "ace", "mce", "brier", "nll", "error_auroc", "uncertainty")
 BIN_COLUMNS = ("counts", "confidence", "accuracy")
 COLUMNS = ("case", "subject", "structure", "n", *METRICS, *BIN_COLUMNS)
+
+#: Bootstrap samples for the intervals of a classification's calibration, which is measured anew in each.
+ANSWER_SAMPLES = 300
 
 #: Points of a risk-coverage curve that a summary keeps.
 MOST_POINTS = 51
@@ -55,6 +59,37 @@ def summarise_calibration(
     return {name: _summarise_one([c for c in cases if c.structure == name], subjects, dice) for name in names}
 
 
+def summarise_answers(probabilities: np.ndarray, truth: Sequence[int], subjects: Sequence[str]) -> dict[str, Any]:
+    """Summarise the calibration of a classification: each case is one sample.
+
+    Args:
+        probabilities: ``(n, C)``.
+        truth: ``(n,)`` the class of each case.
+        subjects: ``(n,)`` whose case it is.
+
+    Returns:
+        As :func:`summarise_calibration`, under ``all``; the intervals are of the pooled figures over bootstrap samples
+        of subjects, and in the risk-coverage curve the risk is the share of wrong answers.
+    """
+    columns, classes = np.asarray(probabilities, dtype=float).T, np.asarray(truth)
+    once = case_calibration(columns, classes)
+    drawn, index = draw_subjects(subjects, ANSWER_SAMPLES)
+    again = []
+    for counts in drawn:
+        picked = np.repeat(np.arange(len(classes)), counts[index].astype(int))
+        again.append(case_calibration(columns[:, picked], classes[picked]))
+    result: dict[str, Any] = {"n_cases": len(classes), "n_voxels": None}
+    for name in METRICS:
+        interval = interval_of(np.array([getattr(one, name) for one in again]))
+        result[name] = {"mean": number(getattr(once, name)), "interval": interval}
+    result["bins"] = _pooled_bins([once])
+    uncertainty = normalised_entropy(columns)
+    wrong = columns.argmax(axis=0) != classes
+    result["risk_coverage"] = _curve(uncertainty, wrong.astype(float))
+    result["uncertainty_dice_spearman"] = None
+    return {"all": result}
+
+
 def _summarise_one(
     cases: Sequence[CaseCalibration], subjects: Mapping[str, str], dice: Mapping[str, float] | None
 ) -> dict[str, Any]:
@@ -76,7 +111,12 @@ def _summarise_one(
 
 def _risk_coverage(uncertainty: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, Any]:
     order = [uncertainty.get(case, math.inf) for case in scores]
-    curve = risk_coverage(order, [1 - score for score in scores.values()])
+    found = _curve(order, [1 - score for score in scores.values()])
+    return {**found, "n_without_uncertainty": sum(math.isinf(value) for value in order)}
+
+
+def _curve(uncertainty: Sequence[float] | np.ndarray, risk: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    curve = risk_coverage(uncertainty, risk)
     # A curve is drawn, and read, from some of its points; the areas are over all.
     drawn = np.unique(np.linspace(0, len(curve.risk) - 1, MOST_POINTS).round().astype(int))
     return {
@@ -84,7 +124,6 @@ def _risk_coverage(uncertainty: Mapping[str, float], scores: Mapping[str, float]
         "risk": [number(curve.risk[n]) for n in drawn],
         "aurc": number(curve.aurc),
         "aurc_best": number(curve.aurc_best),
-        "n_without_uncertainty": sum(math.isinf(value) for value in order),
     }
 
 

@@ -159,7 +159,7 @@ class ClassificationEvaluation:
         from neurobundle.measure.page import write_classification_page
 
         output_dir, given = Path(output_dir), dict(facts or {})
-        summary = {**self.score(), "failed": self.problems, **given, "versions": versions()}
+        summary = {**self.score(), **self._calibration(), "failed": self.problems, **given, "versions": versions()}
         answers = list(self.answers.values())
         uncertain = any(not math.isnan(answer.uncertainty) for answer in answers)
         probabilities = [f"{PROBABILITY}{name}" for name in self.classes]
@@ -173,6 +173,17 @@ class ClassificationEvaluation:
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             logger.info("%s: %s, interval %s", name, summary[name]["mean"], summary[name]["interval"])
         return summary
+
+    def _calibration(self) -> dict[str, Any]:
+        """Of the cases that were answered with probabilities."""
+        answers = [answer for answer in self.answers.values() if answer.probabilities is not None]
+        if not answers:
+            return {}
+        from neurobundle.measure.calibration_summary import summarise_answers
+
+        probabilities = np.array([answer.probabilities for answer in answers])
+        truth, subjects = [answer.truth for answer in answers], [answer.subject for answer in answers]
+        return {"calibration": summarise_answers(probabilities, truth, subjects)}
 
     def _row(self, answer: Answer) -> dict[str, Any]:
         failed = answer.prediction == FAILED

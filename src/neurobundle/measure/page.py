@@ -335,9 +335,9 @@ def _froc_section(froc: Mapping[str, Any] | None) -> str:
         return ""
     falses, sensitivity = froc["false_positives_per_image"], froc["sensitivity"]
     title = "Sensitivity over false positives"
-    scores = froc.get("score") or [None] * len(falses)
-    rows = [[plain(x), number(y), number(s)] for x, y, s in zip(falses, sensitivity, scores, strict=True)]
-    table = grid(title, ["false positives an image", "sensitivity", "at score"], rows)
+    rows: list[list[object]] = [[plain(x), number(y)] for x, y in zip(falses, sensitivity, strict=True)]
+    rows.append(["mean", number(froc.get("score"))])
+    table = grid(title, ["false positives an image", "sensitivity"], rows)
     return section("froc", "FROC", chart_row([chart(charts.froc_curve(falses, sensitivity, title), title)]), table)
 
 
