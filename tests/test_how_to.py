@@ -7,16 +7,19 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurobundle.arguments import parser
 
 from .conftest import ROOT
-from .helpers import Maker
+from .helpers import Maker, small_datalist
 
 
 def blocks(page: str, language: str = "bash") -> list[str]:
@@ -99,6 +102,59 @@ def test_readme(tmp_path: Path, template_crop: Path) -> None:
     (script,) = blocks("README.md", "python")
     (tmp_path / "script.py").write_text(f"{script}assert logits.shape[:2] == (1, 3)\n")
     run_all(["python script.py"], tmp_path)
+
+
+@pytest.mark.slow
+def test_evaluate_page(tmp_path: Path, make_pair: Maker) -> None:
+    """Each command of the page, on a reference that stands in for a prediction, and the same moved by a voxel."""
+    for n in range(3):
+        image, label = make_pair(tmp_path / "made", f"case_{n}", seed=n, shape=(24, 28, 24))
+        for folder, source in (("images", image), ("references", label), ("predictions", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            (tmp_path / folder / f"case_{n}.nii.gz").write_bytes(source.read_bytes())
+    small_datalist(tmp_path / "data", make_pair).rename(tmp_path / "datalist.json")
+    (tmp_path / "people.csv").write_text("case,subject\ncase_0,a\ncase_1,a\ncase_2,b\n")
+    rows = [("a", "x", 0.9), ("b", "y", 0.2), ("c", "y", 0.4), ("d", "x", 0.6)]
+    for start in ("", "val_"):
+        names = [f"{start}{case}" for case, _, _ in rows]
+        truth = [f"{name},{label}" for name, (_, label, _) in zip(names, rows, strict=True)]
+        answers = [f"{name},{p},{1 - p:.1f}" for name, (_, _, p) in zip(names, rows, strict=True)]
+        (tmp_path / f"{start}truth.csv").write_text("\n".join(["case,truth", *truth]) + "\n")
+        (tmp_path / f"{start}answers.csv").write_text("\n".join(["case,p_x,p_y", *answers]) + "\n")
+    box = {"image_id": 1, "category_id": 1, "bbox": [2, 3, 10, 10]}
+    (tmp_path / "boxes.json").write_text(json.dumps([{**box, "score": 0.9}]))
+    truth_boxes = {
+        "images": [{"id": 1, "file_name": "a.png"}],
+        "categories": [{"id": 1, "name": "tumour"}],
+        "annotations": [{"id": 1, **box}],
+    }
+    (tmp_path / "annotations.json").write_text(json.dumps(truth_boxes))
+    shutil.copytree(ROOT / "bundles", tmp_path / "bundles", ignore=shutil.ignore_patterns("*.pt"))
+    first, *rest = blocks("docs/how-to/evaluate.md")
+    other = first.replace("--pred predictions", "--pred moved").replace("-o scores", "-o other_scores")
+    (tmp_path / "moved").mkdir()
+    for path in (tmp_path / "predictions").iterdir():
+        scan = nib.load(path)
+        moved = nib.Nifti1Image(np.roll(np.asarray(scan.dataobj), 1, axis=0), scan.affine)
+        nib.save(moved, tmp_path / "moved" / path.name)
+    run_all([first, other, *rest], tmp_path)
+    for folder in ("scores", "named", "lesions", "out/eval", "classes", "tuned", "boxes"):
+        assert (tmp_path / folder / "report.html").exists()
+        assert json.loads((tmp_path / folder / "summary.json").read_text())["n_failed"] == 0
+    assert (tmp_path / "comparison" / "comparison.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_python_of_the_metrics_page(tmp_path: Path) -> None:
+    (script,) = blocks("docs/concepts/metrics.md", "python")
+    made = (
+        "import numpy as np\nfrom pathlib import Path\n"
+        "reference = np.zeros((9, 9, 9), int); reference[2:6, 2:6, 2:6] = 1; reference[3, 3, 3] = 3\n"
+        "prediction, affine, image, output_dir = np.roll(reference, 1, 0), np.eye(4), reference * 1.5, Path('out')\n"
+    )
+    (tmp_path / "script.py").write_text(f"{made}{script}assert scores[0].dice == 0.75 and distances.hd_mm == 1\n")
+    run_all(["python script.py"], tmp_path)
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def shown(text: str) -> str:

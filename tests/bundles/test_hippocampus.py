@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from neurobundle.cli import main
+from neurobundle.measure import read_scores
 
+from ..browser import browse, needs_browser
 from ..conftest import ROOT
 
 BUNDLE = ROOT / "bundles" / "hippocampus_segmentation"
@@ -140,3 +142,25 @@ def test_the_template_head(tmp_path: Path) -> None:
     assert "Louis Collins" in page, "the template's notice"
     assert "nobody" in page
     assert page.count("<img ") == 3
+
+
+@pytest.mark.slow
+@needs_browser
+def test_the_report_of_real_cases_in_a_browser(real_data: Path, tmp_path: Path) -> None:
+    """Out of fold: the scores that the card's table has for these cases, and a page without an error."""
+    words = ["evaluate", "hippocampus_segmentation", "--data", str(BUNDLE / "configs" / "datalist.json")]
+    words += ["--dataset-dir", str(real_data / "hippocampus"), "-o", str(tmp_path / "out"), "--fold", "0"]
+    assert main([*words, "--device", "cpu", "--set", "max_cases=8"]) == 0
+    published, _ = read_scores(BUNDLE / "docs" / "results" / "per_case.csv")
+    expected = {(score.case, score.structure): score.dice for score in published}
+    scores, _ = read_scores(tmp_path / "out" / "per_case.csv")
+    assert len(scores) == 16
+    for score in scores:
+        assert score.dice == pytest.approx(expected[score.case, score.structure], abs=0.01)
+    dom, console = browse(tmp_path, tmp_path / "out" / "report.html")
+    assert not console
+    for heading in ("Scores", "Worst", "Best", "Confusion", "Calibration and uncertainty", "All cases"):
+        assert heading in dom
+    assert dom.count('<img src="data:image/webp;base64,') >= 4
+    assert dom.count("<table") >= 4
+    assert dom.count("<svg") >= 5

@@ -173,7 +173,7 @@ def segmentation(path: Path, **changes: Any) -> Path:
         "summary": SUMMARY,
         "scores": SCORES,
         "pictures": PICTURES,
-        "problems": ["lost lost.nii.gz: it is not a gzip file. Copy it again."],
+        "problems": {"lost": "lost lost.nii.gz: it is not a gzip file. Copy it again."},
         "facts": FACTS,
         "subjects": {"good": "anna"},
     }
@@ -219,7 +219,7 @@ def classification(path: Path, **changes: Any) -> Path:
         "title": "Tumours",
         "summary": CLASSIFICATION,
         "rows": ANSWERS,
-        "problems": ["lost: no row"],
+        "problems": {"lost": "lost: no row"},
     }
     return write_classification_page(path, **{**given, "facts": FACTS, **changes})
 
@@ -244,7 +244,12 @@ BOXES = [
 
 
 def detection(path: Path, **changes: Any) -> Path:
-    given: dict[str, Any] = {"title": "Boxes", "summary": DETECTION, "rows": BOXES, "problems": ["lost: unreadable"]}
+    given: dict[str, Any] = {
+        "title": "Boxes",
+        "summary": DETECTION,
+        "rows": BOXES,
+        "problems": {"lost": "lost: unreadable"},
+    }
     return write_detection_page(path, **{**given, "facts": FACTS, **changes})
 
 
@@ -272,7 +277,7 @@ def test_the_same_input_gives_the_same_bytes(write: Callable[..., Path], tmp_pat
 
 @each_task
 def test_names_are_text_and_no_markup(write: Callable[..., Path], tmp_path: Path) -> None:
-    path = write(tmp_path / "report.html", title=EVIL, problems=[EVIL], facts=[(EVIL, EVIL)])
+    path = write(tmp_path / "report.html", title=EVIL, problems={EVIL: EVIL}, facts=[(EVIL, EVIL)])
     seen = require_sound(path)
     assert EVIL not in path.read_text()
     assert "".join(seen.texts).count(EVIL) >= 5, "title, heading, problem, fact and case all show it as it is"
@@ -281,7 +286,7 @@ def test_names_are_text_and_no_markup(write: Callable[..., Path], tmp_path: Path
 @each_task
 def test_a_name_that_is_no_text_is_written_too(write: Callable[..., Path], tmp_path: Path) -> None:
     """A file name that is no valid UTF-8 reaches Python as lone surrogates."""
-    assert "\\udc80" in write(tmp_path / "report.html", problems=["\udc80: broken"]).read_text()
+    assert "\\udc80" in write(tmp_path / "report.html", problems={"a": "\udc80: broken"}).read_text()
 
 
 @each_task
@@ -289,7 +294,7 @@ def test_problems_come_first_and_facts_last(write: Callable[..., Path], tmp_path
     text = write(tmp_path / "report.html").read_text()
     places = [text.index(word) for word in ('class="note"', 'id="scores"', 'id="cases"', 'id="facts"')]
     assert places == sorted(places)
-    assert 'class="note"' not in write(tmp_path / "report.html", problems=[]).read_text()
+    assert 'class="note"' not in write(tmp_path / "report.html", problems={}).read_text()
     assert 'id="facts"' not in write(tmp_path / "report.html", facts=[]).read_text()
 
 
@@ -315,7 +320,7 @@ def test_nulls_are_dashes(write: Callable[..., Path], tmp_path: Path) -> None:
 
 @each_task
 def test_parts_that_are_not_there_are_left_out(write: Callable[..., Path], tmp_path: Path) -> None:
-    nothing: dict[str, Any] = {"summary": {}, "problems": [], "facts": []}
+    nothing: dict[str, Any] = {"summary": {}, "problems": {}, "facts": []}
     more = {"scores": [], "pictures": {}} if write is segmentation else {"rows": []}
     path = write(tmp_path / "report.html", **nothing, **more)
     require_sound(path)
@@ -471,3 +476,15 @@ def test_numbers_of_any_kind_are_numbers(tmp_path: Path) -> None:
     structures: Sequence[Any] = [of_structure(np.float64(0.5), n_scored=np.int64(3))]
     seen = require_sound(segmentation(tmp_path / "a.html", summary={**SUMMARY, "structures": {"front": structures[0]}}))
     assert "front 3 0.500" in seen.said("scores")
+
+
+def test_the_page_of_a_failed_case_says_why(tmp_path: Path) -> None:
+    assert "it is not a gzip file. Copy it again." in require_sound(segmentation(tmp_path / "a.html")).said("case-lost")
+
+
+def test_outlines_are_named_in_their_colours(tmp_path: Path) -> None:
+    """Of a region of several values each value has an outline of its own."""
+    labels = {"whole": [1, 2], "core": [2]}
+    path = segmentation(tmp_path / "a.html", summary={**SUMMARY, "labels": labels})
+    assert ", core. Yellow is missed" in require_sound(path).said("extremes")
+    assert 'style="background:rgb(230, 159, 0)"' in path.read_text()

@@ -189,16 +189,18 @@ def _read(path: Path, known: Collection[int] | None) -> Volume:
     return volume
 
 
-def _require_same_grid(prediction: Volume, reference: Volume) -> None:
+def _require_same_grid(
+    volume: Volume, reference: Volume, what: str = "the prediction", how: str = " with the nearest neighbour"
+) -> None:
     require_same_grid(
-        prediction.path,
-        prediction.data.shape,
-        prediction.affine,
+        volume.path,
+        volume.data.shape,
+        volume.affine,
         reference.path,
         reference.data.shape,
         reference.affine,
-        what="the prediction",
-        way_out="Resample the prediction onto its reference's grid, with the nearest neighbour.",
+        what=what,
+        way_out=f"Resample it onto its reference's grid{how}.",
     )
 
 
@@ -208,7 +210,7 @@ def _image(path: Path | None, reference: Volume) -> Any:
         return None
     try:
         volume = read_volume(path, TO_DRAW)
-        _require_same_grid(volume, reference)
+        _require_same_grid(volume, reference, "the image to draw", "")
     except NeurobundleError as error:
         logger.warning("WARNING not drawn: %s", error)
         return None

@@ -47,6 +47,7 @@ tbody th { position: sticky; left: 0; background: Canvas; white-space: normal; }
 tbody th span { display: inline-block; width: max-content; max-width: min(16rem, 40vw); overflow-wrap: anywhere; }
 td small { display: block; opacity: .75; font-size: .86em; }
 tbody tr:target > * { background: #e69f0030; }
+.mark { display: inline-block; width: .8em; height: .8em; border-radius: .2em; }
 .bad { color: #b34700; font-weight: 600; }
 .cases tbody th { font-weight: 400; }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }

@@ -31,7 +31,7 @@ __getattr__, __all__ = attach(
         "joint_counts": "overlap",
         "mcnemar": "paired",
         "read_scores": "tables",
-        "risk_coverage": "risk_coverage",
+        "risk_coverage": "selective",
         "score_case": "segmentation",
         "score_classification": "classification",
         "score_detection": "detection",

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurobundle.errors import InputError, SettingError
-from neurobundle.measure.risk_coverage import error_auroc
+from neurobundle.measure.selective import error_auroc
 
 #: Bins of the confidence, over 0 to 1 (Guo et al. 2017).
 BINS = 15

@@ -21,7 +21,7 @@ from neurobundle.errors import InputError, NoInputError
 from neurobundle.export.tables import write_csv
 from neurobundle.measure.calibration import CaseCalibration, case_calibration, normalised_entropy
 from neurobundle.measure.resampling import draw_subjects, interval_of, number
-from neurobundle.measure.risk_coverage import risk_coverage, spearman
+from neurobundle.measure.selective import risk_coverage, spearman
 from neurobundle.measure.summary import mean_with_interval
 
 METRICS = ("ece", "ace", "mce", "brier", "nll", "error_auroc", "uncertainty")

@@ -168,8 +168,7 @@ class ClassificationEvaluation:
         write_csv(output_dir / TABLE, columns, rows)
         write_json(output_dir / SUMMARY, summary)
         lines = fact_lines({**given, "versions": summary["versions"]})
-        problems = list(self.problems.values())
-        write_classification_page(output_dir / REPORT, title, summary, rows, problems, lines)
+        write_classification_page(output_dir / REPORT, title, summary, rows, self.problems, lines)
         for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
             logger.info("%s: %s, interval %s", name, summary[name]["mean"], summary[name]["interval"])
         return summary

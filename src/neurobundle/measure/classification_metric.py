@@ -6,7 +6,7 @@ In a config::
       balanced_accuracy:
         _target_: monai.handlers.IgniteMetricHandler
         metric_fn:
-          _target_: neurobundle.measure.classification_metric.ClassificationMetric
+          _target_: neurobundle.measure.ClassificationMetric
           metric: balanced_accuracy
         output_transform: $monai.handlers.from_engine(['pred', 'label'])
         save_details: false

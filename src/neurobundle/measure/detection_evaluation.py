@@ -129,8 +129,7 @@ class DetectionEvaluation:
         write_csv(output_dir / TABLE, _COLUMNS, rows)
         write_json(output_dir / SUMMARY, summary)
         lines = fact_lines({**given, "versions": summary["versions"]})
-        problems = list(self.problems.values())
-        write_detection_page(output_dir / REPORT, title, summary, rows, problems, lines)
+        write_detection_page(output_dir / REPORT, title, summary, rows, self.problems, lines)
         for name in ("map50", "recall", "precision"):
             logger.info("%s: %s, interval %s", name, summary[name]["mean"], summary[name]["interval"])
         return summary

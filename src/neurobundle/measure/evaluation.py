@@ -242,7 +242,7 @@ class SegmentationEvaluation:
             summary,
             scores,
             self.pictures,
-            list(self.problems.values()),
+            self.problems,
             fact_lines({**given, "sha256": summary["sha256"], "versions": summary["versions"]}),
             subjects=self.subjects,
         )

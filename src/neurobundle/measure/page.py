@@ -42,6 +42,7 @@ from neurobundle.measure.page_parts import (
     fact_section,
     mean,
     mean_table,
+    outline_legend,
     problem_part,
     ranked,
     score_table,
@@ -108,7 +109,7 @@ def write_segmentation_page(
     summary: Mapping[str, Any],
     scores: Sequence[Score],
     pictures: Mapping[str, CasePictures],
-    problems: Sequence[str],
+    problems: Mapping[str, str],
     facts: Sequence[tuple[str, str]],
     subjects: Mapping[str, str] | None = None,
 ) -> Path:
@@ -120,18 +121,19 @@ def write_segmentation_page(
         summary: what ``summary.json`` holds.
         scores: of every case and structure.
         pictures: by case; a case may lack them.
-        problems: a line for each case that failed.
+        problems: why each case that failed did so, by case.
         facts: what was compared and by what, as names and values.
         subjects: the subject of each case; a case that is not in it is its own subject.
     """
     structures = summary.get("structures") or {}
     cases = ranked(scores, subjects or {})
     shown = within_budget(cases, pictures)
+    legend = outline_legend(summary)
     tables = score_table(summary, structures), said(_POLICY), mean_table(structures)
     sections = [
         section("scores", "Scores", *tables),
         _distribution_section(cases, list(structures)),
-        extremes_section(cases, pictures),
+        extremes_section(cases, pictures, legend),
         confusion_section(summary.get("confusion"), "voxels"),
         calibration_section(summary.get("calibration")),
         _fold_section(summary.get("folds"), list(structures)),
@@ -140,7 +142,10 @@ def write_segmentation_page(
     ]
     size = f"{many(summary.get('n_cases'), 'case')}, {many(len(structures), 'structure')}"
     opening = f"{size}: predicted label maps against their references. {NOT_FOR_DIAGNOSIS}"
-    pages = [case_page(cases, n, shown.get(case.name), bool(shown)) for n, case in enumerate(cases)]
+    pages = [
+        case_page(cases, n, shown.get(case.name), legend if shown else None, problems.get(case.name, ""))
+        for n, case in enumerate(cases)
+    ]
     return _write(path, title, opening, problems, sections, pages)
 
 
@@ -149,7 +154,7 @@ def write_classification_page(
     title: str,
     summary: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    problems: Sequence[str],
+    problems: Mapping[str, str],
     facts: Sequence[tuple[str, str]],
 ) -> Path:
     """Write the report of a classification; wrong cases come first, the surest ones of them at the top.
@@ -159,7 +164,7 @@ def write_classification_page(
         title: of the page.
         summary: what ``summary.json`` holds.
         rows: one a case: ``case``, ``subject``, ``truth``, ``prediction``, ``correct``, ``status``, and ``p_<class>``.
-        problems: a line for each case that failed.
+        problems: why each case that failed did so, by case.
         facts: what was compared and by what, as names and values.
     """
     threshold = summary.get("threshold")
@@ -184,7 +189,7 @@ def write_detection_page(
     title: str,
     summary: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    problems: Sequence[str],
+    problems: Mapping[str, str],
     facts: Sequence[tuple[str, str]],
 ) -> Path:
     """Write the report of a detection; the images with most missed and false boxes come first.
@@ -194,7 +199,7 @@ def write_detection_page(
         title: of the page.
         summary: what ``summary.json`` holds.
         rows: one an image: ``case``, ``n_boxes``, ``n_found``, ``n_missed``, ``n_false`` and ``status``.
-        problems: a line for each image that failed.
+        problems: why each image that failed did so, by image.
         facts: what was compared and by what, as names and values.
     """
     at = f"IoU {plain(summary.get('iou_threshold'))} and score {plain(summary.get('score_threshold'))}"
@@ -216,12 +221,12 @@ def _write(
     path: Path,
     title: str,
     opening: str,
-    problems: Sequence[str],
+    problems: Mapping[str, str],
     sections: Sequence[str],
     pages: Sequence[str] = (),
 ) -> Path:
     there = [text for text in sections if text]
-    parts = [paragraph(opening), problem_part(problems), contents(there), *there]
+    parts = [paragraph(opening), problem_part(list(problems.values())), contents(there), *there]
     return write_page(path, title, [part for part in parts if part], REPORT_STYLE, pages)
 
 

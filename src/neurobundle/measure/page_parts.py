@@ -21,6 +21,7 @@ from neurobundle.export.page import (
     grid,
     html,
     many,
+    note,
     number,
     paragraph,
     picture,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 WORST, BEST = 6, 3
 #: Pictures of at most this many bytes are put into a page, the worst cases' first; a browser is slow with more.
 MOST_PICTURE_BYTES = 24_000_000
+#: A legend names at most so many outlines; their colours begin again after the fourth.
+MOST_OUTLINES = 12
 #: A caption names at most so many structures, the worst.
 MOST_NAMED = 4
 
@@ -240,7 +243,26 @@ def within_budget(cases: Sequence[RankedCase], pictures: Mapping[str, CasePictur
     return kept
 
 
-def extremes_section(cases: Sequence[RankedCase], pictures: Mapping[str, CasePictures]) -> str:
+def outline_legend(summary: Mapping[str, Any]) -> str:
+    """The colour of each label value's outline, and what the colours of an error mean.
+
+    Args:
+        summary: its ``labels`` name the values of each structure.
+    """
+    from neurobundle.export.pictures import colour_of
+
+    labels: Mapping[str, Sequence[int]] = summary.get("labels") or {}
+    values = sorted({value for own in labels.values() for value in own})
+    names = {own[0]: name for name, own in labels.items() if len(own) == 1}
+    marks = [
+        f'<span class="mark" style="background:rgb{colour_of(value)}"></span> {html(names.get(value, str(value)))}'
+        for value in values[:MOST_OUTLINES]
+    ]
+    outlines = f"Outlines: {', '.join(marks)}. " if marks else ""
+    return f'<p class="said">{outlines}{html(_COLOURS)}</p>'
+
+
+def extremes_section(cases: Sequence[RankedCase], pictures: Mapping[str, CasePictures], legend: str) -> str:
     """The worst and the best of the cases that have a picture, side by side."""
     seen = [case for case in cases if case.name in pictures]
     worst = seen[:WORST]
@@ -252,7 +274,7 @@ def extremes_section(cases: Sequence[RankedCase], pictures: Mapping[str, CasePic
     for heading, group in groups:
         rows = "".join(_extreme(case, pictures[case.name]) for case in group)
         parts.append(f'<h3>{heading}</h3><div class="rows">{rows}</div>')
-    return section("extremes", "Worst and best cases", *parts, said(_COLOURS))
+    return section("extremes", "Worst and best cases", *parts, legend)
 
 
 def _extreme(case: RankedCase, drawn: CasePictures) -> str:
@@ -296,14 +318,17 @@ def _cells(score: Score | None) -> list[object]:
     return [Markup(number(score.dice) + word), number(score.hd95_mm, 2)]
 
 
-def case_page(cases: Sequence[RankedCase], n: int, drawn: CasePictures | None, others_drawn: bool) -> str:
+def case_page(
+    cases: Sequence[RankedCase], n: int, drawn: CasePictures | None, legend: str | None, problem: str = ""
+) -> str:
     """The page of one case, which hides all others when it is gone to.
 
     Args:
         cases: all of them, in the order that its links follow.
         n: which one.
         drawn: its pictures.
-        others_drawn: whether other cases have pictures, so that one has to be told where there are none.
+        legend: of the pictures; None if no case has one, so that nobody misses them.
+        problem: why it failed, if it did.
     """
     case = cases[n]
     before = f'<a href="#{cases[n - 1].anchor}">‹ {html(cases[n - 1].name)}</a>' if n else ""
@@ -313,10 +338,11 @@ def case_page(cases: Sequence[RankedCase], n: int, drawn: CasePictures | None, o
     rank = f"{who}Number {n + 1} of {len(cases)}, the worst first; mean Dice {number(case.dice)}."
     if drawn:
         image = picture(drawn.planes, f"{case.name}: {drawn.alt}", lazy=True)
-        shown = f'<figure><div class="scroll">{image}</div></figure>{said(_COLOURS)}'
+        shown = f'<figure><div class="scroll">{image}</div></figure>{legend or ""}'
     else:
-        shown = said("This case has no picture here.") if others_drawn else ""
-    inside = f"{links}<h2>{html(case.name)}</h2>{paragraph(rank)}{shown}{_case_table(case.scores.values())}"
+        shown = said("This case has no picture here.") if legend else ""
+    why = note(problem) if problem else ""
+    inside = f"{links}<h2>{html(case.name)}</h2>{paragraph(rank)}{why}{shown}{_case_table(case.scores.values())}"
     return f'<section class="case" id="{case.anchor}">{inside}</section>'
 
 

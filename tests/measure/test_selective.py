@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from neurobundle.errors import InputError
-from neurobundle.measure.risk_coverage import error_auroc, risk_coverage, spearman
+from neurobundle.measure.selective import error_auroc, risk_coverage, spearman
 
 
 def test_four_cases_by_hand() -> None:
