@@ -13,6 +13,17 @@ from neurobundle.errors import ExitCode
 #: Stands in every help; the codes are those of neurobundle.errors.ExitCode.
 EXIT_CODES = "exit codes: 0 all passed, 1 usage, 2 no input, 3 some failed, 4 all failed, 5 disk or memory, 6 audit"
 
+#: Which options of ``evaluate`` mean something for which kind of predictions.
+EVALUATE_KINDS = {
+    **dict.fromkeys(("data", "dataset_dir", "fold", "weights", "device", "config", "set", "verbose"), ("bundle",)),
+    **dict.fromkeys(("labels", "images", "tolerance", "lesions", "lesion_dilation", "ignore_lesions"), ("folder",)),
+    **dict.fromkeys(("other_labels", "no_pictures"), ("folder",)),
+    **dict.fromkeys(("classes", "tune_pred", "tune_truth", "criterion"), ("table",)),
+    **dict.fromkeys(("iou", "score"), ("JSON file",)),
+    "subjects": ("folder", "table", "JSON file"),
+    "print_command": ("bundle",),
+}
+
 _MISSING_HELP = "what to do with a study that lacks a channel; fill: zeros (refuse)"
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurobundle.arguments import parser
+from neurobundle.arguments import EVALUATE_KINDS, parser
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, exit_code, ours_in
 
 logger = logging.getLogger("neurobundle")
@@ -247,6 +247,14 @@ def _do_evaluate(options: argparse.Namespace) -> int:
             "evaluate wants either a bundle's name, or --pred and --truth",
             "For example: neurobundle evaluate --pred out --truth labels --labels 1,2 -o scores.",
         )
+    from neurobundle.commands.evaluate_files import kind_of
+
+    kind = kind_of(options.pred) if by_files else "bundle"
+    default = parser().parse_args(["evaluate", "-o", str(options.output)])
+    for name, kinds in EVALUATE_KINDS.items():
+        if kind not in kinds and getattr(options, name) != getattr(default, name):
+            word = f"--{name.replace('_', '-')}"
+            raise SettingError(f"{word} means nothing for a {kind}", f"It is for: {', '.join(kinds)}. Leave it out.")
     return _evaluate_files(options) if by_files else _evaluate_bundle(options)
 
 
@@ -276,6 +284,8 @@ def _evaluate_bundle(options: argparse.Namespace) -> int:
 
 
 def _evaluate_files(options: argparse.Namespace) -> int:
+    from dataclasses import fields
+
     from neurobundle.commands.evaluate_files import FileOptions, evaluate_files
     from neurobundle.commands.results import as_text
 
@@ -283,23 +293,7 @@ def _evaluate_files(options: argparse.Namespace) -> int:
         options.pred,
         options.truth,
         options.output,
-        FileOptions(
-            labels=options.labels,
-            images=options.images,
-            subjects=options.subjects,
-            tolerances_mm=tuple(options.tolerance),
-            lesions=options.lesions,
-            lesion_dilation=options.lesion_dilation,
-            ignored_ml=options.ignore_lesions,
-            other_labels=options.other_labels,
-            classes=options.classes,
-            tune_pred=options.tune_pred,
-            tune_truth=options.tune_truth,
-            criterion=options.criterion,
-            iou=options.iou,
-            score=options.score,
-            pictures=not options.no_pictures,
-        ),
+        FileOptions(**{field.name: getattr(options, field.name) for field in fields(FileOptions)}),
         _progress,
     )
     for line in report.notes:

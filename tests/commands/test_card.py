@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
 from neurobundle.cli import main
+from neurobundle.commands.card import score_tables
 from neurobundle.measure import read_scores, summarise
+from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 
 from ..conftest import BUNDLES
 
@@ -55,6 +58,37 @@ def test_results_of_an_evaluation_are_copied(tmp_path: Path) -> None:
     assert 0.5 in metadata["eval_metrics"].values()
 
 
+def change(folder: Path, key: str, value: object) -> None:
+    path = folder / "summary.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+
+
+def test_the_table_counts_misses_and_failures_together(tmp_path: Path) -> None:
+    """By hand: of four cases one is ok, one missed, one false, one failed."""
+    shares, mm = dict.fromkeys(SHARES, 0.0), dict.fromkeys(DISTANCES, 9.0)
+    volumes = {"ok": (2.0, 2.0), "missed": (0.0, 2.0), "false": (2.0, 0.0), "failed": (math.nan, 2.0)}
+    scores = [
+        Score(status, "front", **shares, **mm, volume_ml=found, reference_ml=there, status=status)
+        for status, (found, there) in volumes.items()
+    ]
+    summary = {**summarise(scores, {}), "nsd_tolerances_mm": [1.0]}
+    row = next(line for line in score_tables(summary).splitlines() if line.startswith("| front"))
+    assert row.endswith("| 2 |")
+    assert "0.000 ml" in row, "two more and two less"
+    assert "see its fold" not in score_tables(summary), "nobody said that there were folds"
+
+
+def test_a_structure_that_no_case_has_is_blank(tmp_path: Path) -> None:
+    copy = tmp_path / WITH_RESULTS[0].name
+    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    summary = json.loads((copy / "docs" / "results" / "summary.json").read_text())
+    first = next(iter(summary["structures"]))
+    summary["structures"][first]["dice"] = {"mean": None, "median": None, "interval": [None, None]}
+    (copy / "docs" / "results" / "summary.json").write_text(json.dumps(summary))
+    assert main(["card", str(copy)]) == 0
+    assert json.loads((copy / "configs" / "metadata.json").read_text())["eval_metrics"][f"{first}_dice"] is None
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
@@ -62,8 +96,10 @@ def test_results_of_an_evaluation_are_copied(tmp_path: Path) -> None:
         (lambda folder: (folder / "summary.json").write_text("{"), "summary.json: it cannot be read"),
         (lambda folder: (folder / "summary.json").write_text('{"task": "detection"}'), "no summary of a segmentation"),
         (lambda folder: (folder / "per_case.csv").write_text("a,b\n"), "no table of scores"),
+        (lambda folder: change(folder, "bundle", "spleen_segmentation"), "these are results of spleen_segmentation"),
+        (lambda folder: change(folder, "structures", {"1": {}}), "it scores 1, and the bundle's structures are"),
     ],
-    ids=["missing", "broken", "other", "table"],
+    ids=["missing", "broken", "other", "table", "bundle", "structures"],
 )
 def test_other_files_change_nothing(spoil, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
     copy = tmp_path / WITH_RESULTS[0].name

@@ -130,6 +130,17 @@ def test_calibration_of_a_softmax(evaluation: SegmentationEvaluation, tmp_path: 
     assert (tmp_path / "calibration.csv").exists()
 
 
+def test_the_region_of_calibration_is_in_millimetres() -> None:
+    """One voxel, 2.5 mm about it, voxels of 1 x 1 x 2 mm: 21 in its slice, 9 in each of both neighbours."""
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[4, 4, 5] = 1
+    evaluation = SegmentationEvaluation({1: "lesion"}, pictures=False, region_mm=2.5)
+    evaluation.add("anna", truth, truth, AFFINE, probabilities=np.stack([1.0 - truth, truth * 1.0]))
+    summary = evaluation.summary()
+    assert summary["calibration"]["all"]["n_voxels"] == 21 + 2 * 9
+    assert summary["calibration_region_mm"] == 2.5
+
+
 def test_calibration_of_regions_that_overlap() -> None:
     evaluation = SegmentationEvaluation({"WT": [1, 2], "core": 2}, pictures=False, probabilities="structures")
     truth = block(1)

@@ -76,6 +76,15 @@ def test_a_false_alarm_counts_here_and_not_in_monai() -> None:
     assert ours.aggregate().item() == 0.5
 
 
+@pytest.mark.parametrize("metric", ["dice", "hd95_mm", "nsd"])
+def test_nothing_but_empties_is_no_score(metric: str) -> None:
+    """Not 0, which of a distance would be perfect."""
+    scores = SegmentationMetric(metric, {1: "lesion"})
+    scores(one_voxel(), one_voxel())
+    assert math.isnan(scores.aggregate().item())
+    assert math.isnan(scores.aggregate("mean_batch").item())
+
+
 def test_empty_in_both_is_in_no_mean() -> None:
     metric = SegmentationMetric("dice", {1: "lesion"})
     metric(one_voxel(), one_voxel())

@@ -41,6 +41,12 @@ def test_volume_bias() -> None:
     assert result["bias_percent"] == pytest.approx(10)
 
 
+def test_a_miss_is_in_the_volume_bias() -> None:
+    """Two of four millilitres were found; leaving the miss out would say that nothing is wrong."""
+    result = summarise([score("a", 1), score("b", 0, "missed", ml=0)], {})["structures"]["front"]["volume"]
+    assert (result["bias_ml"], result["bias_percent"], result["mean_absolute_error_ml"]) == (-1, -50, 1)
+
+
 def test_agreement_falls_with_a_shift() -> None:
     """A constant error leaves a correlation at 1, but not this one."""
     assert intraclass_correlation([1, 2, 3, 4], [1, 2, 3, 4]) == pytest.approx(1)

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from neurobundle.bundle.find import structures_of
 from neurobundle.commands.results import mean
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
-from neurobundle.files import write_atomic, write_json
+from neurobundle.files import write_atomic
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.evaluation import ALL_CLASSES
@@ -24,6 +25,7 @@ from neurobundle.measure.outputs import SUMMARY, TABLE
 from neurobundle.measure.segmentation import Score
 from neurobundle.measure.tables import read_scores
 
+CARD = Path("docs") / "README.md"
 START, END = "<!-- scores -->", "<!-- /scores -->"
 
 #: How many of the worst cases are shown.
@@ -37,9 +39,9 @@ def score_tables(summary: Mapping[str, Any]) -> str:
         summary: what ``summary.json`` holds.
     """
     tolerance = f"NSD at {summary['nsd_tolerances_mm'][0]:g} mm"
+    how = ", each predicted by the network that did not see its fold" if summary.get("folds") else ""
     lines = [
-        f"{summary['n_cases']} cases, each predicted by the network that did not see its fold. "
-        "Means, with the 95 % interval by bootstrap over subjects.",
+        f"{summary['n_cases']} cases{how}. Means, with the 95 % interval by bootstrap over subjects.",
         "",
         f"| structure | Dice | {tolerance} | HD95, mm | volume bias | volume ICC | missed |",
         "|---|---|---|---|---|---|---|",
@@ -50,7 +52,7 @@ def score_tables(summary: Mapping[str, Any]) -> str:
         cells = [mean(scores["dice"]), mean(scores["nsd"]), mean(scores["hd95_mm"], 2), bias]
         cells.append(_number(volume["icc"], ".3f"))
         lines.append(f"| {name} | {' | '.join(cells)} | {scores['n_missed'] + scores['n_failed']} |")
-    lines += _calibration_table(summary.get("calibration", {}))
+    lines += _calibration_table(summary)
     folds = summary.get("folds", {})
     if folds:
         names = list(summary["structures"])
@@ -65,12 +67,14 @@ def score_tables(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _calibration_table(calibration: Mapping[str, Any]) -> list[str]:
+def _calibration_table(summary: Mapping[str, Any]) -> list[str]:
+    calibration = summary.get("calibration", {})
     if not calibration:
         return []
     lines = [
         "",
-        "| calibration, within 5 mm of the reference | ECE | ACE | Brier | NLL, nats | AUROC of errors |"
+        f"| calibration, within {summary['calibration_region_mm']:g} mm of the reference "
+        "| ECE | ACE | Brier | NLL, nats | AUROC of errors |"
         " uncertainty and Dice, Spearman |",
         "|---|---|---|---|---|---|---|",
     ]
@@ -97,16 +101,30 @@ def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
         The card.
 
     Raises:
-        InputError: if there are no such files.
+        InputError: if there are no such files, or they are of another bundle or other structures.
         SettingError: if the card has no place for the tables.
     """
     own = bundle_dir / "docs" / "results"
     read_scores((results or own) / TABLE)
     summary = _read_summary((results or own) / SUMMARY)
+    _require_own(bundle_dir, summary, (results or own) / SUMMARY)
+    files = _card_files(bundle_dir, summary)
     if results is not None:
-        for name in (TABLE, SUMMARY):
-            write_atomic(own / name, (results / name).read_bytes())
-    return write_card(bundle_dir, summary)
+        files |= {own / name: (results / name).read_bytes() for name in (TABLE, SUMMARY)}
+    for path, content in files.items():
+        write_atomic(path, content)
+    return bundle_dir / CARD
+
+
+def _require_own(bundle_dir: Path, summary: Mapping[str, Any], path: Path) -> None:
+    """Refuse the results of another bundle, or of structures that this one does not have."""
+    whose = summary.get("bundle", bundle_dir.name)
+    if whose != bundle_dir.name:
+        raise InputError(f"these are results of {whose}", f"Give those of {bundle_dir.name}.", file=path)
+    known, found = list(structures_of(bundle_dir).values()), list(summary["structures"])
+    if found != known:
+        cause = f"it scores {', '.join(found)}, and the bundle's structures are {', '.join(known)}"
+        raise InputError(cause, "Evaluate the bundle, or name them with --labels FILE.", file=path)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -120,32 +138,22 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def write_card(bundle_dir: Path, summary: Mapping[str, Any]) -> Path:
-    """Put the tables into ``docs/README.md`` and the means into ``configs/metadata.json``.
-
-    Args:
-        bundle_dir: the bundle.
-        summary: what ``summary.json`` holds.
-
-    Returns:
-        The card's path.
-
-    Raises:
-        SettingError: if the card has no place for them.
-    """
-    card = bundle_dir / "docs" / "README.md"
+def _card_files(bundle_dir: Path, summary: Mapping[str, Any]) -> dict[Path, bytes]:
+    """The card with the tables in it, and the metadata with the mean Dice of each structure."""
+    card, path = bundle_dir / CARD, bundle_dir / "configs" / "metadata.json"
     text = card.read_text()
     if START not in text or END not in text:
         raise SettingError(f"the card has no {START} and {END}", "Put both where the tables belong.", file=card)
     before, after = text.split(START)[0], text.split(END)[1]
-    write_atomic(card, f"{before}{START}\n{score_tables(summary)}\n{END}{after}".encode())
-    path = bundle_dir / "configs" / "metadata.json"
     metadata = json.loads(path.read_text())
+    means = {name: scores["dice"]["mean"] for name, scores in summary["structures"].items()}
     metadata["eval_metrics"] = {
-        f"{name}_dice": round(scores["dice"]["mean"], 3) for name, scores in summary["structures"].items()
+        f"{name}_dice": None if value is None else round(value, 3) for name, value in means.items()
     }
-    write_json(path, metadata)
-    return card
+    return {
+        card: f"{before}{START}\n{score_tables(summary)}\n{END}{after}".encode(),
+        path: f"{json.dumps(metadata, indent=2, ensure_ascii=False)}\n".encode(),
+    }
 
 
 def draw_worst(

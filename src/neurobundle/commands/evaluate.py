@@ -16,6 +16,7 @@ from neurobundle.errors import NeurobundleError, SettingError, WeightsError
 from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
+from neurobundle.measure.evaluation import SegmentationEvaluation
 from neurobundle.networks.manifest import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,9 @@ def add_failed(evaluation: Any, item: Item, problem: str) -> None:
         problem: why, in a sentence.
     """
     case, subject = str(item["case"]), str(item["subject"])
+    if not isinstance(evaluation, SegmentationEvaluation):
+        evaluation.add_failed(case, item["label"], subject=subject, problem=problem)
+        return
     try:
         label = read_scan(str(item["label"]), LABEL)
         data = np.asarray(label.data)

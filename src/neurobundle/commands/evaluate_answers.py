@@ -21,6 +21,7 @@ from neurobundle.measure.classification_evaluation import ClassificationEvaluati
 from neurobundle.measure.detection_evaluation import DetectionEvaluation
 from neurobundle.measure.temperature import Temperature, fit_temperature
 from neurobundle.measure.threshold import Threshold, choose_threshold
+from neurobundle.networks.manifest import sha256_of
 from neurobundle.train.grouping import group_cases
 
 logger = logging.getLogger(__name__)
@@ -57,14 +58,12 @@ def evaluate_classes(
     if not truth:
         raise NoInputError("the references name no case", "Add a line a case.", file=references)
     _require_common([row.case for row in truth], list(found), predictions)
-    if subjects is not None:
-        whose = group_cases([Pair(row.case, references) for row in truth], "column:subject", subjects)
-        truth = [replace(row, subject=whose[row.case]) for row in truth]
+    truth = _with_subjects(truth, references, subjects)
     names = classes or _classes_of(truth, list(found.values()))
-    facts: dict[str, Any] = {"predictions": predictions.name, "references": references.name}
+    facts = _facts(predictions, references)
     threshold = None
     if tuning is not None:
-        temperature, threshold = _tune(names, tuning, {row.subject for row in truth})
+        temperature, threshold = _tune(names, tuning, subjects, {row.subject for row in truth})
         facts["chosen on validation"] = {"temperature": asdict(temperature)}
         if threshold is not None:
             facts["chosen on validation"]["threshold"] = threshold.to_json()
@@ -78,7 +77,12 @@ def evaluate_classes(
 
 
 def evaluate_boxes(
-    predictions: Path, references: Path, output: Path, iou_threshold: float = 0.5, score_threshold: float = 0.5
+    predictions: Path,
+    references: Path,
+    output: Path,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+    subjects: Path | None = None,
 ) -> FolderReport:
     """Score COCO results against COCO annotations.
 
@@ -89,6 +93,7 @@ def evaluate_boxes(
         output: gets ``per_case.csv``, ``summary.json`` and ``report.html``.
         iou_threshold: overlap that counts as found, for precision, recall, F1 and FROC.
         score_threshold: least score that counts for precision, recall and F1.
+        subjects: a table with columns ``case`` and ``subject``, instead of the references' own.
 
     Raises:
         InputError: for a file that cannot be used.
@@ -98,6 +103,9 @@ def evaluate_boxes(
     if not truth.images:
         raise NoInputError("the references name no image", "Add images to it.", file=references)
     found = read_coco(predictions, "predictions", truth)
+    whose = {image.case: image.subject for image in truth.images}
+    if subjects is not None:
+        whose = group_cases([Pair(image.case, references) for image in truth.images], "column:subject", subjects)
     evaluation = DetectionEvaluation(truth.classes, iou_threshold, score_threshold)
     for there, answer in zip(truth.images, found.images, strict=True):
         evaluation.add(
@@ -107,19 +115,28 @@ def evaluate_boxes(
             answer.boxes,
             answer.classes,
             answer.scores,
-            there.subject,
+            whose[there.case],
             there.ignored,
         )
-    facts = {"predictions": predictions.name, "references": references.name}
-    return FolderReport(evaluation.write(output, facts), {image.case: True for image in truth.images})
+    return FolderReport(
+        evaluation.write(output, _facts(predictions, references)), {image.case: True for image in truth.images}
+    )
+
+
+def _with_subjects(rows: Sequence[ClassRow], file: Path, subjects: Path | None) -> list[ClassRow]:
+    """Rows with the subjects of a table, if there is one; it must name every case."""
+    if subjects is None:
+        return list(rows)
+    whose = group_cases([Pair(row.case, file) for row in rows], "column:subject", subjects)
+    return [replace(row, subject=whose[row.case]) for row in rows]
 
 
 def _tune(
-    classes: Sequence[str], tuning: tuple[Path, Path, str], reported: Collection[str]
+    classes: Sequence[str], tuning: tuple[Path, Path, str], subjects: Path | None, reported: Collection[str]
 ) -> tuple[Temperature, Threshold | None]:
     """A temperature, and a threshold for two classes, from validation cases of none of the reported subjects."""
     predictions, references, criterion = tuning
-    truth = read_class_table(references, classes, _truth_column(references))
+    truth = _with_subjects(read_class_table(references, classes, _truth_column(references)), references, subjects)
     found = {row.case: row for row in read_class_table(predictions, classes)}
     _require_common([row.case for row in truth], list(found), predictions)
     both = [row for row in truth if row.case in found]
@@ -150,6 +167,12 @@ def _cooled(row: ClassRow, temperature: Temperature) -> ClassRow:
     values = np.array(list(row.probabilities.values()), float)
     cooled = softmax(temperature.apply(np.log(np.maximum(values, SMALLEST))))
     return replace(row, probabilities=dict(zip(row.probabilities, cooled.tolist(), strict=True)))
+
+
+def _facts(predictions: Path, references: Path) -> dict[str, Any]:
+    """What was compared, and the hashes of both files."""
+    hashes = {name: sha256_of(path) for name, path in (("predictions", predictions), ("references", references))}
+    return {"predictions": predictions.name, "references": references.name, "sha256": hashes}
 
 
 def _truth_column(references: Path) -> str | None:

@@ -17,15 +17,15 @@ from neurobundle.measure.regions import parse_structures
 
 @dataclass(frozen=True)
 class FileOptions:
-    """What may be asked for besides the files; ``neurobundle evaluate --help`` says what each means."""
+    """What may be asked for besides the files, under the names of ``neurobundle evaluate --help``."""
 
     labels: str | None = None
     images: Path | None = None
     subjects: Path | None = None
-    tolerances_mm: tuple[float, ...] = (1.0,)
+    tolerance: Sequence[float] = (1.0,)
     lesions: bool = False
     lesion_dilation: int = 0
-    ignored_ml: float = 0.0
+    ignore_lesions: float = 0.0
     other_labels: str = "refuse"
     classes: str | None = None
     tune_pred: Path | None = None
@@ -33,7 +33,7 @@ class FileOptions:
     criterion: str = "youden"
     iou: float = 0.5
     score: float = 0.5
-    pictures: bool = True
+    no_pictures: bool = False
 
 
 def evaluate_files(
@@ -69,15 +69,15 @@ def evaluate_files(
             tuning = (options.tune_pred, options.tune_truth, options.criterion)
         return evaluate_classes(predictions, references, output, classes, options.subjects, tuning)
     if kinds[0] == "JSON file":
-        return evaluate_boxes(predictions, references, output, options.iou, options.score)
+        return evaluate_boxes(predictions, references, output, options.iou, options.score, options.subjects)
     if options.labels is None:
         raise SettingError("--labels is missing", 'Say what to score: --labels 1,2 or a JSON file {"WT": [1, 2, 3]}.')
-    lesions = options.lesions or options.lesion_dilation or options.ignored_ml
+    lesions = options.lesions or options.lesion_dilation or options.ignore_lesions
     evaluation = SegmentationEvaluation(
         parse_structures(options.labels),
-        options.tolerances_mm,
-        LesionRule(options.lesion_dilation, options.ignored_ml) if lesions else None,
-        pictures=options.pictures,
+        options.tolerance,
+        LesionRule(options.lesion_dilation, options.ignore_lesions) if lesions else None,
+        pictures=not options.no_pictures,
     )
     return evaluate_folders(
         predictions,

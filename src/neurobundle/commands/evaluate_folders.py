@@ -20,6 +20,7 @@ from neurobundle.load.labels import Volume, label_values, read_volume
 from neurobundle.load.names import case_name, stem, unique_case_names, without_label_suffix
 from neurobundle.load.pairs import Pair, pair_by_name, volumes
 from neurobundle.measure.evaluation import SegmentationEvaluation
+from neurobundle.measure.regions import is_label_map
 from neurobundle.train.grouping import group_cases
 
 logger = logging.getLogger(__name__)
@@ -127,14 +128,18 @@ def score_files(evaluation: SegmentationEvaluation, files: Files, known: Collect
     """
     reference: Volume | None = None
     try:
-        reference = _read(files.reference, known)
+        reference = read_volume(files.reference, LABEL)
+        _require_known(reference, known)
         if files.prediction is None:
             cause = "there is no prediction of this reference's name"
             raise InputError(cause, "Add it, or take the reference out.", case=files.case, file=files.reference)
-        prediction = _read(files.prediction, known)
+        prediction = read_volume(files.prediction, LABEL)
+        _require_known(prediction, known)
         _require_same_grid(prediction, reference)
     except NeurobundleError as error:
         error.for_case(files.case)
+        if reference is not None and not is_label_map(reference.data):
+            reference = None
         data = reference.data if reference is not None else None
         affine = reference.affine if reference is not None else None
         evaluation.add_failed(files.case, str(error), reference=data, affine=affine, subject=files.subject)
@@ -183,10 +188,15 @@ def _by_name(files: Sequence[Path]) -> Mapping[str, Path]:
     return {case_name(path).removesuffix(FIRST_CHANNEL): path for path in reversed(files)}
 
 
-def _read(path: Path, known: Collection[int] | None) -> Volume:
-    volume = read_volume(path, LABEL)
-    label_values(volume.data, path, known)
-    return volume
+def _require_known(volume: Volume, known: Collection[int] | None) -> None:
+    """Whole numbers, and none that no structure has."""
+    others = sorted(label_values(volume.data, volume.path) - set(known)) if known is not None else []
+    if others:
+        raise InputError(
+            f"it has the labels {', '.join(map(str, others))}, which no structure has",
+            "Add them to --labels, or leave them out of it with --other-labels ignore.",
+            file=volume.path,
+        )
 
 
 def _require_same_grid(
@@ -200,6 +210,7 @@ def _require_same_grid(
         reference.data.shape,
         reference.affine,
         what=what,
+        other="the reference",
         way_out=f"Resample it onto its reference's grid{how}.",
     )
 

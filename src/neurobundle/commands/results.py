@@ -25,10 +25,16 @@ def as_text(output: Path) -> str:
 
 
 def _segmentation(summary: Mapping[str, Any]) -> list[str]:
-    rows = [["structure", *(name for name, _, _ in COLUMNS), *(name for name, _ in COUNTS)]]
+    lesions = any("lesions" in values for values in summary["structures"].values())
+    further = ["lesion Dice", "lesions missed", "false"] if lesions else []
+    rows = [["structure", *(name for name, _, _ in COLUMNS), *(name for name, _ in COUNTS), *further]]
     for name, values in summary["structures"].items():
         means = [mean(values[metric], digits) for _, metric, digits in COLUMNS]
         rows.append([name, *means, *(str(values[key]) for _, key in COUNTS)])
+        if lesions:
+            own = values["lesions"]
+            found = f"{own['n_missed_lesions']} of {own['n_lesions']}"
+            rows[-1] += [mean(own["lesion_dice"]), found, str(own["n_false_lesions"])]
     return [f"{summary['n_cases']} cases; means with 95 % intervals", *aligned(rows)]
 
 

@@ -26,6 +26,7 @@ def require_same_grid(
     *,
     what: str = "the channel",
     way_out: str = "Resample the channels onto one grid.",
+    other: str = "its image",
 ) -> None:
     """Refuse a file that does not lie on the grid of the image it belongs to; both are named.
 
@@ -38,12 +39,13 @@ def require_same_grid(
         image_affine: that one's affine.
         what: what the file is to the image.
         way_out: what to do.
+        other: what the image is to the file.
 
     Raises:
         InputError: if shapes differ, or corners lie more than 0.01 mm apart.
     """
     if tuple(shape) != tuple(image_shape):
-        cause = f"{what} has shape {tuple(shape)}, its image {image.name} {tuple(image_shape)}"
+        cause = f"{what} has shape {tuple(shape)}, {other} {image.name} {tuple(image_shape)}"
         raise InputError(cause, way_out, file=path)
     if affine is None or image_affine is None:
         return
@@ -51,5 +53,5 @@ def require_same_grid(
     apart = corners_mm(volume, affine) - corners_mm(volume, image_affine)
     distance = float(np.sqrt((apart**2).sum(axis=1)).max())
     if distance > SAME_CORNERS_MM:
-        cause = f"{what} lies elsewhere than its image {image.name}: corners are {distance:.2f} mm apart"
+        cause = f"{what} lies elsewhere than {other} {image.name}: corners are {distance:.2f} mm apart"
         raise InputError(cause, way_out, file=path)

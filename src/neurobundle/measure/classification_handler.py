@@ -59,7 +59,7 @@ class ClassificationReport:
         """Register with an evaluator."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def start(self, engine: Engine) -> None:
         """Forget what an earlier evaluation saw."""
@@ -80,8 +80,8 @@ class ClassificationReport:
             probabilities = pred.softmax(dim=0) if self.pred_is == "logits" else pred
             self.evaluation.add(case, truth, probabilities.numpy(), subject)
 
-    def write(self, engine: Engine) -> None:
-        """Write the table and the summary."""
+    def finish(self, engine: Engine) -> None:
+        """Write what was found."""
         self.evaluation.write(self.output_dir)
 
 

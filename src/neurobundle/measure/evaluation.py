@@ -19,7 +19,13 @@ from neurobundle.errors import InputError, SettingError
 from neurobundle.files import write_json
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.labels import content_hash
-from neurobundle.measure.calibration import CaseCalibration, binary_probabilities, case_calibration, dilated_region
+from neurobundle.measure.calibration import (
+    DILATION_MM,
+    CaseCalibration,
+    binary_probabilities,
+    case_calibration,
+    dilated_region,
+)
 from neurobundle.measure.lesions import LesionRule
 from neurobundle.measure.outputs import CALIBRATION, REPORT, SUMMARY, TABLE, fact_lines, hash_of_all, versions
 from neurobundle.measure.overlap import joint_counts
@@ -56,6 +62,7 @@ class SegmentationEvaluation:
         pictures: draw each case for the report.
         probabilities: what :meth:`add` gets as such, if it gets any: ``classes``, a softmax over the background and all
             values of the structures in their order; or ``structures``, a sigmoid for each structure.
+        region_mm: calibration is measured over the reference's foreground and what lies so near to it.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class SegmentationEvaluation:
         *,
         pictures: bool = True,
         probabilities: Literal["classes", "structures"] = "classes",
+        region_mm: float = DILATION_MM,
     ) -> None:
         self.structures = as_structures(structures)
         self.values = values_of(self.structures)
@@ -75,6 +83,7 @@ class SegmentationEvaluation:
         if probabilities not in ("classes", "structures"):
             raise SettingError(f"probabilities are {probabilities!r}", "Say classes or structures.")
         self.probabilities_are = probabilities
+        self.region_mm = float(region_mm)
         self.clear()
 
     def clear(self) -> None:
@@ -186,6 +195,7 @@ class SegmentationEvaluation:
         if self.lesions is not None:
             result["lesion_rule"] = asdict(self.lesions)
         if self.calibrations:
+            result["calibration_region_mm"] = self.region_mm
             result["calibration"] = self._calibration()
         return result
 
@@ -202,7 +212,7 @@ class SegmentationEvaluation:
 
     def write(
         self,
-        output_dir: Path,
+        output_dir: str | Path,
         facts: Mapping[str, Any] | None = None,
         title: str = "Segmentation, evaluated",
         folds: Mapping[str, str] | None = None,
@@ -220,7 +230,7 @@ class SegmentationEvaluation:
         """
         from neurobundle.measure.page import write_segmentation_page
 
-        given = dict(facts or {})
+        output_dir, given = Path(output_dir), dict(facts or {})
         summary = {
             **self.summary(),
             "failed": self.problems,
@@ -269,12 +279,12 @@ class SegmentationEvaluation:
             )
         if self.probabilities_are == "classes":
             classes = translate(reference, {v: n for n, v in enumerate(self.values, start=1)}, np.uint8)
-            region = dilated_region(classes > 0, spacing)
+            region = dilated_region(classes > 0, spacing, self.region_mm)
             return [case_calibration(probabilities, classes, region, case, ALL_CLASSES)] if region.any() else []
         found = []
         for n, (name, values) in enumerate(self.structures.items()):
             inside = codes_of(reference, [values])
-            region = dilated_region(inside > 0, spacing)
+            region = dilated_region(inside > 0, spacing, self.region_mm)
             if region.any():
                 found.append(case_calibration(binary_probabilities(probabilities[n]), inside, region, case, name))
         return found
@@ -317,7 +327,10 @@ def evaluation_like(summary: Mapping[str, Any]) -> SegmentationEvaluation:
     """
     rule = summary.get("lesion_rule")
     return SegmentationEvaluation(
-        summary["labels"], summary["nsd_tolerances_mm"], LesionRule(**rule) if rule is not None else None
+        summary["labels"],
+        summary["nsd_tolerances_mm"],
+        LesionRule(**rule) if rule is not None else None,
+        region_mm=summary.get("calibration_region_mm", DILATION_MM),
     )
 
 

@@ -15,8 +15,9 @@ from neurobundle.export.nifti import as_integers, save_label_map
 from neurobundle.load.gate import LABEL
 from neurobundle.load.names import case_name
 from neurobundle.load.scan import Scan, read_scan
+from neurobundle.measure.calibration import DILATION_MM
 from neurobundle.measure.evaluation import SegmentationEvaluation
-from neurobundle.measure.lesions import LesionRule
+from neurobundle.measure.lesions import lesion_rule
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class SegmentationReport:
         probability_key: where the evaluator's output has probabilities ``(class or structure, i, j, k)`` on the native
             grid; null measures no calibration.
         probabilities: ``classes`` or ``structures``: what those are of.
+        region_mm: calibration is measured over the reference's foreground and what lies so near to it.
         save_label_maps: also write ``predictions/<case>_seg.nii.gz``.
         pictures: draw each case for the report.
     """
@@ -48,15 +50,16 @@ class SegmentationReport:
         lesions: Mapping[str, Any] | None = None,
         probability_key: str | None = None,
         probabilities: Literal["classes", "structures"] = "classes",
+        region_mm: float = DILATION_MM,
         save_label_maps: bool = False,
         pictures: bool = True,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.probability_key = probability_key
         self.save_label_maps = save_label_maps
-        rule = None if lesions is None else LesionRule(**lesions)
+        rule = None if lesions is None else lesion_rule(lesions)
         self.evaluation = SegmentationEvaluation(
-            structures, tolerances_mm, rule, pictures=pictures, probabilities=probabilities
+            structures, tolerances_mm, rule, pictures=pictures, probabilities=probabilities, region_mm=region_mm
         )
 
     def attach(self, engine: Engine) -> None:

@@ -9,8 +9,8 @@ belongs to every lesion whose (dilated) voxels it overlaps, and is *false* if th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
 import cc3d
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from neurobundle.errors import SettingError
+from neurobundle.errors import SettingError, closest
 from neurobundle.measure.overlap import dice
 from neurobundle.measure.regions import box_around, foreground_box
 from neurobundle.measure.surface import surface_distances
@@ -43,11 +43,24 @@ class LesionRule:
     ignored_ml: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.dilation < 0 or not self.ignored_ml >= 0:
+        if not isinstance(self.dilation, int) or self.dilation < 0 or not self.ignored_ml >= 0:
             raise SettingError(
                 f"lesions cannot be dilated by {self.dilation} or ignored up to {self.ignored_ml} ml",
-                "Give numbers of 0 or above.",
+                "Give numbers of 0 or above; the dilation in whole steps.",
             )
+
+
+def lesion_rule(given: Mapping[str, Any]) -> LesionRule:
+    """A rule from a config's mapping.
+
+    Raises:
+        SettingError: for an unknown name, or a value that means nothing.
+    """
+    known = [field.name for field in fields(LesionRule)]
+    for name in given:
+        if name not in known:
+            raise SettingError(f"lesions have no {name!r}{closest(str(name), known)}", f"They have {', '.join(known)}.")
+    return LesionRule(**given)
 
 
 class LesionScores(NamedTuple):

@@ -17,11 +17,14 @@ from monai.metrics.utils import do_metric_reduction
 from monai.utils.enums import MetricReduction
 
 from neurobundle.errors import InputError, SettingError
-from neurobundle.measure.regions import as_structures
-from neurobundle.measure.segmentation import DISTANCES, SHARES, Score, score_case
+from neurobundle.measure.overlap import joint_counts, overlap_of
+from neurobundle.measure.regions import Structures, as_structures, values_of, whole_numbers
+from neurobundle.measure.segmentation import DISTANCES, SHARES, score_case
 
 #: What :class:`SegmentationMetric` can be asked for.
 METRICS = (*SHARES, *DISTANCES)
+#: Those that need no distances.
+OVERLAPS = tuple(name for name in SHARES if name != "nsd")
 
 
 class SegmentationMetric(CumulativeIterationMetric):
@@ -71,19 +74,28 @@ class SegmentationMetric(CumulativeIterationMetric):
             )
         spacing = self._spacing(y)
         pairs = zip(y_pred.detach().cpu().numpy(), y.detach().cpu().numpy(), strict=True)
-        rows = [[score.value(self.metric) for score in self._scores(*pair, spacing)] for pair in pairs]
+        rows = [self._values(*pair, spacing) for pair in pairs]
         return torch.tensor(rows, dtype=torch.float32, device=y_pred.device)
 
-    def _scores(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> list[Score]:
+    def _values(self, prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> list[float]:
         if len(reference) == 1:
             if self.structures is None:
                 raise SettingError("label maps are scored by structures", "Name them: structures={1: 'front'}.")
-            return score_case(prediction[0], reference[0], self.structures, spacing, self.tolerance_mm)
+            return self._of_maps(prediction[0], reference[0], self.structures, spacing)
         first = 0 if self.include_background else 1
-        return [
-            score_case(found > 0, there > 0, {1: "channel"}, spacing, self.tolerance_mm)[0]
-            for found, there in zip(prediction[first:], reference[first:], strict=True)
-        ]
+        channels = zip(prediction[first:], reference[first:], strict=True)
+        return [self._of_maps(found > 0, there > 0, {"channel": (1,)}, spacing)[0] for found, there in channels]
+
+    def _of_maps(
+        self, prediction: np.ndarray, reference: np.ndarray, structures: Structures, spacing: Sequence[float]
+    ) -> list[float]:
+        if self.metric not in OVERLAPS:
+            scores = score_case(prediction, reference, structures, spacing, self.tolerance_mm)
+            return [score.value(self.metric) for score in scores]
+        found, there = whole_numbers(prediction, "the prediction"), whole_numbers(reference, "the reference")
+        values = values_of(structures)
+        counts = joint_counts(found, there, values)
+        return [float(getattr(overlap_of(counts, values, own), self.metric)) for own in structures.values()]
 
     def _spacing(self, reference: torch.Tensor) -> list[float]:
         if self.spacing_mm is not None:
@@ -95,7 +107,7 @@ class SegmentationMetric(CumulativeIterationMetric):
         return [float(size) for size in np.atleast_2d(np.asarray(pixdim))[0][:ndim]]
 
     def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
-        """The score over all cases so far.
+        """The score over all cases so far; NaN where nothing but empty structures was seen.
 
         Args:
             reduction: instead of the one given at first.
@@ -103,7 +115,8 @@ class SegmentationMetric(CumulativeIterationMetric):
         data = self.get_buffer()
         if not isinstance(data, torch.Tensor):
             raise InputError("nothing was scored yet", "Call it with predictions and references first.")
-        return do_metric_reduction(data.clone(), reduction or self.reduction)[0]
+        reduced, counted = do_metric_reduction(data.clone(), reduction or self.reduction)
+        return torch.where(counted > 0, reduced, torch.nan)
 
 
 class SegmentationMetricHandler(IgniteMetricHandler):

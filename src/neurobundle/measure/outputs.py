@@ -13,7 +13,7 @@ from neurobundle import __version__
 TABLE, SUMMARY, REPORT, CALIBRATION = "per_case.csv", "summary.json", "report.html", "calibration.csv"
 
 #: Packages whose version may change a score.
-PACKAGES = ("numpy", "scipy", "connected-components-3d", "scikit-learn", "monai", "torch")
+PACKAGES = ("numpy", "scipy", "connected-components-3d", "monai", "torch")
 
 
 def versions() -> dict[str, str]:

@@ -130,6 +130,15 @@ def whole_numbers(data: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
     raise InputError(f"{what} is no label map: its values are not all whole numbers", "Give label maps.")
 
 
+def is_label_map(data: npt.NDArray[Any]) -> bool:
+    """Whether all values are whole numbers."""
+    try:
+        whole_numbers(data, "it")
+    except InputError:
+        return False
+    return True
+
+
 def codes_of(labels: npt.NDArray[Any], structures: Sequence[Sequence[int]]) -> npt.NDArray[np.uint8]:
     """Which structures each voxel lies in.
 

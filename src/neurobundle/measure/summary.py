@@ -59,13 +59,14 @@ def summarise(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict[str,
         subjects: the subject of each case; a case that is not in it is its own subject.
 
     Returns:
-        ``{"n_cases", "n_empty", "n_missed", "n_false", "n_failed", "structures": {name: {...}}}``, ready for JSON; the
-        counts are of structures in cases; a blank is null.
+        ``{"n_cases", "n_failed", "n_empty", "n_missed", "n_false", "structures": {name: {...}}}``, ready for JSON; the
+        first two count cases, the others structures in cases; a blank is null.
     """
     names = list(dict.fromkeys(score.structure for score in scores))
     return {
         "n_cases": len({score.case for score in scores}),
-        **{f"n_{status}": _count(scores, status) for status in STATUSES},
+        "n_failed": len({score.case for score in scores if score.status == "failed"}),
+        **{f"n_{status}": _count(scores, status) for status in STATUSES if status != "failed"},
         "structures": {name: _summarise_one([s for s in scores if s.structure == name], subjects) for name in names},
     }
 
