@@ -53,6 +53,16 @@ class NeurobundleError(Exception):
         text = f"{self.cause}{'' if self.cause.endswith('?') else '.'} {self.way_out}".strip()
         return f"{where}: {text}" if where else text
 
+    def brief(self) -> str:
+        """The message with the file's name alone: what is written where others read it names no folder.
+
+        >>> InputError("it is empty", "Copy it again.", case="anna", file="/home/me/anna.nii").brief()
+        'anna anna.nii: it is empty. Copy it again.'
+        """
+        if not self.file:
+            return str(self)
+        return str(self).replace(self.file, Path(self.file).name, 1)
+
     def for_case(self, case: str) -> NeurobundleError:
         """The same error, with the case's name filled in if it had none."""
         self.case = self.case or case

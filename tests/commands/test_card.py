@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from neurobundle.cli import main
 from neurobundle.commands.card import score_tables
-from neurobundle.measure import read_scores, summarise
+from neurobundle.measure import read_scores, summarise, write_scores
 from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 
 from ..conftest import BUNDLES
@@ -49,13 +51,30 @@ def test_results_of_an_evaluation_are_copied(tmp_path: Path) -> None:
     shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
     results = tmp_path / "results"
     shutil.copytree(copy / "docs" / "results", results)
-    changed = json.loads((results / "summary.json").read_text())
-    next(iter(changed["structures"].values()))["dice"]["mean"] = 0.5
-    (results / "summary.json").write_text(json.dumps(changed))
+    rewrite(results, lambda score: replace(score, dice=0.5))
     assert main(["card", str(copy), "--results", str(results)]) == 0
     assert "| 0.500 (" in (copy / "docs" / "README.md").read_text()
     metadata = json.loads((copy / "configs" / "metadata.json").read_text())
     assert 0.5 in metadata["eval_metrics"].values()
+
+
+def rewrite(results: Path, change_one: Callable[[Score], Score]) -> None:
+    """Change every row of a table, and make the summary's structures from it again."""
+    scores, subjects = read_scores(results / "per_case.csv")
+    changed = [change_one(score) for score in scores]
+    write_scores(results / "per_case.csv", changed, subjects)
+    change(results, "structures", summarise(changed, subjects)["structures"])
+
+
+def test_a_mean_that_is_not_that_of_the_table_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy = tmp_path / WITH_RESULTS[0].name
+    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    path = copy / "docs" / "results" / "summary.json"
+    said = json.loads(path.read_text())
+    next(iter(said["structures"].values()))["dice"]["mean"] = 0.999
+    path.write_text(json.dumps(said))
+    assert main(["card", str(copy)]) == 4
+    assert "it says Dice 0.999 of anterior, and the table beside it 0.89" in caplog.text
 
 
 def change(folder: Path, key: str, value: object) -> None:
@@ -74,17 +93,17 @@ def test_the_table_counts_misses_and_failures_together(tmp_path: Path) -> None:
     summary = {**summarise(scores, {}), "nsd_tolerances_mm": [1.0]}
     row = next(line for line in score_tables(summary).splitlines() if line.startswith("| front"))
     assert row.endswith("| 2 |")
-    assert "0.000 ml" in row, "two more and two less"
+    assert "-0.500 ml" in row, "two more, two less, and two that the failed case did not find, over four"
     assert "see its fold" not in score_tables(summary), "nobody said that there were folds"
 
 
 def test_a_structure_that_no_case_has_is_blank(tmp_path: Path) -> None:
     copy = tmp_path / WITH_RESULTS[0].name
     shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
-    summary = json.loads((copy / "docs" / "results" / "summary.json").read_text())
-    first = next(iter(summary["structures"]))
-    summary["structures"][first]["dice"] = {"mean": None, "median": None, "interval": [None, None]}
-    (copy / "docs" / "results" / "summary.json").write_text(json.dumps(summary))
+    results = copy / "docs" / "results"
+    first = next(iter(json.loads((results / "summary.json").read_text())["structures"]))
+    blank = dict.fromkeys((*SHARES, *DISTANCES), math.nan)
+    rewrite(results, lambda one: replace(one, **blank, status="empty") if one.structure == first else one)
     assert main(["card", str(copy)]) == 0
     assert json.loads((copy / "configs" / "metadata.json").read_text())["eval_metrics"][f"{first}_dice"] is None
 

@@ -260,6 +260,31 @@ def test_a_prediction_without_a_reference_is_named_and_in_no_mean(
     assert folders.summary["n_cases"] == 2
 
 
+def test_a_link_to_nowhere_is_named(folders: Folders, caplog: pytest.LogCaptureFixture) -> None:
+    """As DataLad leaves them until they are fetched."""
+    (folders.truth / "carl.nii.gz").symlink_to(folders.truth / "gone.nii.gz")
+    assert folders.run() == 3
+    assert "carl.nii.gz: it is no file, or a link that leads nowhere" in caplog.text
+
+
+def test_a_problem_does_not_hide_behind_a_case_of_its_name(folders: Folders) -> None:
+    folders.add("a b", block(), block())
+    folders.add("a_b", block(), None)
+    assert folders.run() == 3
+
+
+def test_what_is_written_names_no_folder(folders: Folders) -> None:
+    spoil_file(folders)
+    assert folders.run() == 3
+    for name in ("per_case.csv", "summary.json", "report.html"):
+        assert str(folders.out.parent) not in (folders.out / name).read_text()
+    assert "carl_seg.nii.gz" in folders.summary["failed"]["carl"]
+
+
+def test_images_that_are_not_there_are_a_usage_error(folders: Folders) -> None:
+    assert folders.run("--images", str(folders.out.parent / "nope")) == 1
+
+
 def test_other_labels_may_be_ignored(folders: Folders) -> None:
     both = block()
     both[0, 0, 0] = 9
@@ -330,6 +355,16 @@ def test_a_table_that_lacks_a_case_and_has_a_stranger(tmp_path: Path, caplog: py
     assert (summary["n_cases"], summary["n_failed"], summary["accuracy"]["mean"]) == (2, 1, 0.5)
 
 
+def test_a_blank_answer_is_a_failed_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "truth.csv").write_text("case,label\na,x\nb,y\n")
+    (tmp_path / "pred.csv").write_text("case,p_x,p_y\na,0.8,0.2\nb,,\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv")]
+    assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 3
+    assert "line 3 is blank" in caplog.text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["n_failed"], summary["accuracy"]["mean"]) == (1, 0.5)
+
+
 def test_tables_without_a_common_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "truth.csv").write_text("case,label\na,x\nb,y\n")
     (tmp_path / "pred.csv").write_text("case,prediction\nq,x\nz,y\n")
@@ -337,6 +372,24 @@ def test_tables_without_a_common_case(tmp_path: Path, caplog: pytest.LogCaptureF
     assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 4
     assert "no case is in both tables" in caplog.text
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_under_other_names_are_a_usage_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "truth.csv").write_text("case,label\na,x\nb,y\n")
+    (tmp_path / "pred.csv").write_text("case,prediction\na,0\nb,1\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv"), "-o", str(tmp_path / "out")]
+    assert main(["evaluate", *words]) == 1
+    assert "the predictions say 0, 1, the references x, y" in caplog.text
+    assert main(["evaluate", *words, "--classes", "x,y"]) == 0
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["accuracy"]["mean"] == 1
+
+
+def test_an_input_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "per_case.csv").write_text("case,label\na,x\nb,y\n")
+    (tmp_path / "pred.csv").write_text("case,prediction\na,x\nb,y\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "per_case.csv"), "-o", str(tmp_path)]
+    assert main(["evaluate", *words]) == 1
+    assert (tmp_path / "per_case.csv").read_text().startswith("case,label")
 
 
 def test_our_own_table_is_a_table_of_references(tmp_path: Path) -> None:
@@ -382,7 +435,7 @@ def test_nothing_is_chosen_on_people_who_are_reported(tmp_path: Path, caplog: py
     (tmp_path / "pred.csv").write_text("case,p_no,p_yes\na,0.1,0.9\nb,0.9,0.1\n")
     words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv"), *validation(tmp_path)]
     assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 4
-    assert "1 subjects are in the validation and in what is reported, v0 for one" in caplog.text
+    assert "1 subjects or cases are in the validation and in what is reported, v0 for one" in caplog.text
     assert not (tmp_path / "out").exists()
 
 

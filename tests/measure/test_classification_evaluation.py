@@ -49,6 +49,22 @@ def test_the_summary_holds_scores_and_facts(tmp_path: Path) -> None:
     assert "model.pt" in (tmp_path / "report.html").read_text()
 
 
+def test_a_wrong_answer_that_fails_does_not_lower_the_risk(tmp_path: Path) -> None:
+    """It stays last in the curve, as wrong."""
+    answered, failed = ClassificationEvaluation(["a", "b"]), ClassificationEvaluation(["a", "b"])
+    for evaluation in (answered, failed):
+        for n in range(4):
+            evaluation.add(f"right{n}", "a", [0.9, 0.1])
+    answered.add("wrong", "a", [0.2, 0.8])
+    failed.add_failed("wrong", "a")
+    curves = [
+        evaluation.write(tmp_path / name)["calibration"]["all"]["risk_coverage"]
+        for name, evaluation in (("answered", answered), ("failed", failed))
+    ]
+    assert curves[0]["risk"][-1] == curves[1]["risk"][-1] == 0.2
+    assert curves[1]["n_without_uncertainty"] == 1
+
+
 def test_the_same_cases_give_the_same_bytes(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         filled().write(tmp_path / folder)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from neurobundle.errors import SettingError
-from neurobundle.measure.lesions import LesionRule, score_lesions
+from neurobundle.measure.lesions import LesionRule, _components, score_lesions
 
 WORST = 99.0
 
@@ -69,6 +70,28 @@ def test_corners_hang_together() -> None:
     truth[1, 1, 1] = truth[2, 2, 2] = True
     assert score_lesions(truth, truth, (1, 1, 1), WORST).n_lesions == 1
     assert score_lesions(truth[1:3].any(axis=0), truth[1:3].any(axis=0), (1, 1), WORST).n_lesions == 1
+
+
+@given(st.integers(0, 2**20), st.sampled_from([2, 3]), st.sampled_from([0.05, 0.2, 0.5]))
+def test_components_are_those_of_scipy(seed: int, ndim: int, share: float) -> None:
+    """On thin volumes and on slices too, where cc3d by itself is wrong."""
+    rng = np.random.default_rng(seed)
+    mask = rng.random(rng.integers(1, 9, ndim)) < share
+    ours = _components(mask)
+    theirs, n = ndimage.label(mask, np.ones((3,) * ndim))
+    assert ours.shape == mask.shape
+    assert ours.max(initial=0) == n
+    assert len(np.unique(np.stack([ours[mask], theirs[mask]]), axis=1).T) == n, "the same parts under other numbers"
+
+
+def test_two_voxels_with_one_between() -> None:
+    """What made cc3d 4.1.1 raise a RuntimeError."""
+    mask = np.array([[[True], [False], [True]]])
+    assert score_lesions(mask, mask, (1, 1, 1), WORST).n_lesions == 2
+
+
+def test_a_dilation_beyond_the_image_joins_all() -> None:
+    assert score_lesions(line("#....#"), line("#....#"), (1, 1, 1), WORST, LesionRule(dilation=600)).n_lesions == 1
 
 
 def test_nothing_is_no_score() -> None:

@@ -23,10 +23,14 @@ from neurobundle.load.scan import read_scan
 from neurobundle.measure.evaluation import ALL_CLASSES
 from neurobundle.measure.outputs import SUMMARY, TABLE
 from neurobundle.measure.segmentation import Score
+from neurobundle.measure.summary import summarise
 from neurobundle.measure.tables import read_scores
 
 CARD = Path("docs") / "README.md"
 START, END = "<!-- scores -->", "<!-- /scores -->"
+
+#: A mean from the rounded table may differ from the summary's by this.
+SAME_MEAN = 1e-5
 
 #: How many of the worst cases are shown.
 WORST_CASES = 3
@@ -105,9 +109,10 @@ def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
         SettingError: if the card has no place for the tables.
     """
     own = bundle_dir / "docs" / "results"
-    read_scores((results or own) / TABLE)
+    scores, subjects = read_scores((results or own) / TABLE)
     summary = _read_summary((results or own) / SUMMARY)
     _require_own(bundle_dir, summary, (results or own) / SUMMARY)
+    _require_same_means(summary, summarise(scores, subjects), (results or own) / SUMMARY)
     files = _card_files(bundle_dir, summary)
     if results is not None:
         files |= {own / name: (results / name).read_bytes() for name in (TABLE, SUMMARY)}
@@ -125,6 +130,19 @@ def _require_own(bundle_dir: Path, summary: Mapping[str, Any], path: Path) -> No
     if found != known:
         cause = f"it scores {', '.join(found)}, and the bundle's structures are {', '.join(known)}"
         raise InputError(cause, "Evaluate the bundle, or name them with --labels FILE.", file=path)
+
+
+def _require_same_means(said: Mapping[str, Any], counted: Mapping[str, Any], path: Path) -> None:
+    """Refuse a summary whose Dice is not that of the table beside it."""
+    for name, values in said["structures"].items():
+        mean_said, mean_counted = (
+            values["dice"]["mean"],
+            counted["structures"].get(name, {}).get("dice", {}).get("mean"),
+        )
+        apart = None in (mean_said, mean_counted) or abs(mean_said - mean_counted) > SAME_MEAN
+        if apart and mean_said != mean_counted:
+            cause = f"it says Dice {mean_said} of {name}, and the table beside it {mean_counted}"
+            raise InputError(cause, "Evaluate again; neither file is to be edited.", file=path)
 
 
 def _read_summary(path: Path) -> dict[str, Any]:
@@ -170,11 +188,12 @@ def draw_worst(
     by_case: dict[str, list[float]] = {}
     for score in scores:
         by_case.setdefault(score.case, []).append(score.dice)
-    worst = sorted(by_case, key=lambda case: float(np.nanmean(by_case[case])))[:WORST_CASES]
+    drawable = [case for case in by_case if case in predictions]
+    worst = sorted(drawable, key=lambda case: float(np.nanmean(by_case[case])))[:WORST_CASES]
     written = []
     for number, case in enumerate(worst, start=1):
         image, truth, found = (
-            read_scan(Path(p), LABEL) for p in (items[case]["image"], items[case]["label"], predictions[case])
+            read_scan(Path(p), LABEL) for p in (_first(items[case]["image"]), items[case]["label"], predictions[case])
         )
         views = [View.of(image.data, labels.data, image.affine) for labels in (truth, found)]
         shown = ", ".join(f"{dice:.2f}" for dice in by_case[case])
@@ -184,3 +203,8 @@ def draw_worst(
         ]
         written.append(save_png(folder / f"worst-{number}.png", stack(rows)))
     return written
+
+
+def _first(image: str | Sequence[str]) -> str:
+    """The file of an image, or of its first channel."""
+    return image if isinstance(image, str) else image[0]

@@ -23,7 +23,7 @@ from neurobundle.commands.card import draw_worst, publish_results
 from neurobundle.commands.evaluate import add_failed, evaluate, evaluate_plan
 from neurobundle.commands.evaluate_folders import Files, score_files
 from neurobundle.commands.train import check_training, train_plan
-from neurobundle.errors import SettingError
+from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.files import require_writable, write_atomic, write_json
 from neurobundle.load.datalist import Item, read_datalist
 from neurobundle.measure.calibration_summary import read_calibration
@@ -179,6 +179,12 @@ class CrossValidation:
                 self._add(evaluation, items[case], case, subject, folder, problem)
             if (folder / CALIBRATION).exists():
                 evaluation.calibrations += read_calibration(folder / CALIBRATION)[0]
+        for case, item in items.items():
+            if case not in fold_of and item.get("fold") is not None:
+                error = InputError("no fold predicted it", "Evaluate its fold without max_cases.", case=case)
+                logger.error("ERROR %s", error)
+                fold_of[case] = str(item["fold"])
+                add_failed(evaluation, item, error.brief())
         facts = {
             "bundle": self.bundle_dir.name,
             "datalist": {"file": self.data.name, "sha256": sha256_of(self.data)},
@@ -196,7 +202,10 @@ class CrossValidation:
         images = item["image"] if isinstance(item["image"], list) else [item["image"]]
         prediction = folder / "predictions" / f"{case}_seg.nii.gz"
         files = Files(case, Path(str(item["label"])), prediction, Path(str(images[0])), subject)
-        score_files(evaluation, files, None)
+        try:
+            score_files(evaluation, files, None)
+        except NeurobundleError as error:  # it was counted as failed
+            logger.error("ERROR %s", error)
 
     def publish(self) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card.

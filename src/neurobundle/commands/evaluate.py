@@ -95,7 +95,7 @@ def evaluate(plan: Plan) -> dict[str, bool]:
     report = _report_of(workflow, plan)
     for item in items:
         if item["case"] in bad:
-            add_failed(report.evaluation, item, str(bad[str(item["case"])]))
+            add_failed(report.evaluation, item, bad[str(item["case"])].brief())
     weights = Path(settings["weights"])
     facts = {
         "bundle": plan.bundle_dir.name,

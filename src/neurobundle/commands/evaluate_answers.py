@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from neurobundle.commands.evaluate_folders import FolderReport
 from neurobundle.errors import InputError, NoInputError, SettingError
-from neurobundle.load.answers import ClassRow, read_class_table
+from neurobundle.load.answers import ClassRow, read_class_table, read_table
 from neurobundle.load.coco import read_coco
 from neurobundle.load.pairs import Pair
 from neurobundle.measure.classification_evaluation import ClassificationEvaluation
@@ -54,7 +54,8 @@ def evaluate_classes(
         NoInputError: if the references name no case.
     """
     truth = read_class_table(references, classes, _truth_column(references))
-    found = {row.case: row for row in read_class_table(predictions, classes)}
+    answers = read_class_table(predictions, classes, _answer_column(predictions), allow_blank=True)
+    found = {row.case: row for row in answers}
     if not truth:
         raise NoInputError("the references name no case", "Add a line a case.", file=references)
     _require_common([row.case for row in truth], list(found), predictions)
@@ -63,7 +64,7 @@ def evaluate_classes(
     facts = _facts(predictions, references)
     threshold = None
     if tuning is not None:
-        temperature, threshold = _tune(names, tuning, subjects, {row.subject for row in truth})
+        temperature, threshold = _tune(names, tuning, subjects, truth)
         facts["chosen on validation"] = {"temperature": asdict(temperature)}
         if threshold is not None:
             facts["chosen on validation"]["threshold"] = threshold.to_json()
@@ -118,9 +119,10 @@ def evaluate_boxes(
             whose[there.case],
             there.ignored,
         )
-    return FolderReport(
-        evaluation.write(output, _facts(predictions, references)), {image.case: True for image in truth.images}
-    )
+    silent = sum(not len(image.boxes) for image in found.images)
+    notes = [f"{silent} of {len(found.images)} images have no predicted box"] if silent else []
+    summary = evaluation.write(output, _facts(predictions, references))
+    return FolderReport(summary, {image.case: True for image in truth.images}, notes)
 
 
 def _with_subjects(rows: Sequence[ClassRow], file: Path, subjects: Path | None) -> list[ClassRow]:
@@ -132,17 +134,23 @@ def _with_subjects(rows: Sequence[ClassRow], file: Path, subjects: Path | None) 
 
 
 def _tune(
-    classes: Sequence[str], tuning: tuple[Path, Path, str], subjects: Path | None, reported: Collection[str]
+    classes: Sequence[str], tuning: tuple[Path, Path, str], subjects: Path | None, reported: Sequence[ClassRow]
 ) -> tuple[Temperature, Threshold | None]:
     """A temperature, and a threshold for two classes, from validation cases of none of the reported subjects."""
     predictions, references, criterion = tuning
     truth = _with_subjects(read_class_table(references, classes, _truth_column(references)), references, subjects)
-    found = {row.case: row for row in read_class_table(predictions, classes)}
+    found = {row.case: row for row in read_class_table(predictions, classes, _answer_column(predictions))}
     _require_common([row.case for row in truth], list(found), predictions)
     both = [row for row in truth if row.case in found]
-    leaked = sorted({row.subject for row in both} & set(reported))
+    if len(both) < len(truth):
+        logger.warning("WARNING %s: %d validation cases have no prediction", predictions, len(truth) - len(both))
+    # By case as well: one of the two tables may name no subjects.
+    leaked = sorted(
+        {name for row in both for name in (row.subject, row.case)}
+        & {name for row in reported for name in (row.subject, row.case)}
+    )
     if leaked:
-        cause = f"{len(leaked)} subjects are in the validation and in what is reported, {leaked[0]} for one"
+        cause = f"{len(leaked)} subjects or cases are in the validation and in what is reported, {leaked[0]} for one"
         raise InputError(cause, "Choose on other people than those that are reported.", file=references)
     logits = np.array([_logits(found[row.case], classes, predictions) for row in both])
     answers = np.array([list(classes).index(str(row.label)) for row in both])
@@ -177,17 +185,23 @@ def _facts(predictions: Path, references: Path) -> dict[str, Any]:
 
 def _truth_column(references: Path) -> str | None:
     """``truth``, where a table has it beside other answers, as our own per_case.csv does."""
-    from neurobundle.load.answers import read_table
+    return "truth" if "truth" in read_table(references)[0] else None
 
-    header, _ = read_table(references)
-    return "truth" if "truth" in header else None
+
+def _answer_column(predictions: Path) -> str | None:
+    """``prediction``, likewise."""
+    return "prediction" if "prediction" in read_table(predictions)[0] else None
 
 
 def _classes_of(truth: Sequence[ClassRow], found: Sequence[ClassRow]) -> list[str]:
     named = next((list(row.probabilities) for row in found if row.probabilities is not None), None)
     if named is not None:
         return named
-    labels = {row.label for row in (*truth, *found) if row.label is not None}
+    true, answered = ({row.label for row in rows if row.label is not None} for rows in (truth, found))
+    if not true & answered:
+        cause = f"the predictions say {', '.join(sorted(answered)[:3])}, the references {', '.join(sorted(true)[:3])}"
+        raise SettingError(cause, "Name the classes in the order of their numbers: --classes glioma,meningioma.")
+    labels = true | answered
     if len(labels) < 2:
         cause = f"only the class {', '.join(sorted(labels))} occurs"
         raise SettingError(cause, "Name all classes: --classes glioma,meningioma,pituitary.")
@@ -197,16 +211,16 @@ def _classes_of(truth: Sequence[ClassRow], found: Sequence[ClassRow]) -> list[st
 def _add_class(evaluation: ClassificationEvaluation, row: ClassRow, answer: ClassRow | None, file: Path) -> bool:
     if row.label is None:
         raise InputError(f"line {row.line} of the references has no class", "Give them a column truth.", case=row.case)
-    if answer is None:
-        error = InputError("the predictions have no line of it", "Add one.", case=row.case, file=file)
+    if answer is None or (answer.probabilities is None and answer.label is None):
+        cause = "the predictions have no line of it" if answer is None else f"line {answer.line} is blank"
+        error = InputError(cause, "Add its answer.", case=row.case, file=file)
         logger.error("ERROR %s", error)
-        evaluation.add_failed(row.case, row.label, row.subject, str(error))
+        evaluation.add_failed(row.case, row.label, row.subject, error.brief())
         return False
     if answer.probabilities is not None:
         values = [answer.probabilities[name] for name in evaluation.classes]
         evaluation.add(row.case, row.label, values, row.subject)
-    else:
-        assert answer.label is not None
+    elif answer.label is not None:
         evaluation.add_prediction(row.case, row.label, answer.label, row.subject)
     return True
 

@@ -12,6 +12,7 @@ from neurobundle.commands.evaluate_folders import FolderReport, evaluate_folders
 from neurobundle.errors import SettingError
 from neurobundle.measure.evaluation import SegmentationEvaluation
 from neurobundle.measure.lesions import LesionRule
+from neurobundle.measure.outputs import SUMMARY, TABLE
 from neurobundle.measure.regions import parse_structures
 
 
@@ -55,6 +56,9 @@ def evaluate_files(
     Raises:
         SettingError: if the files are of different kinds, or an option is missing.
     """
+    for path in (predictions, references, options.subjects, options.tune_pred, options.tune_truth):
+        if path is not None and path.resolve().parent == output.resolve() and path.name in (TABLE, SUMMARY):
+            raise SettingError("it would be overwritten by what is written here", "Choose another -o.", file=path)
     kinds = [kind_of(path) for path in (predictions, references)]
     if kinds[0] != kinds[1]:
         raise SettingError(

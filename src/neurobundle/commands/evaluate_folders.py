@@ -17,7 +17,7 @@ from neurobundle.files import require_writable
 from neurobundle.load.gate import LABEL, Policy
 from neurobundle.load.grids import require_same_grid
 from neurobundle.load.labels import Volume, label_values, read_volume
-from neurobundle.load.names import case_name, stem, unique_case_names, without_label_suffix
+from neurobundle.load.names import case_name, is_image_name, stem, unique_case_names, without_label_suffix
 from neurobundle.load.pairs import Pair, pair_by_name, volumes
 from neurobundle.measure.evaluation import SegmentationEvaluation
 from neurobundle.measure.regions import is_label_map
@@ -91,7 +91,8 @@ def evaluate_folders(
     for problem in problems:
         logger.error("ERROR %s", problem)
     require_writable(output)
-    passed = {problem.case: False for problem in problems}
+    # By file: a problem may have the name of a case.
+    passed = {str(problem.file): False for problem in problems}
     known = [0, *evaluation.values] if other_labels == "refuse" else None
     floats = 0
     for files in progress(cases):
@@ -106,7 +107,7 @@ def evaluate_folders(
         notes.append(f"{floats} label maps are stored as floating-point numbers; all their values are whole")
     facts: dict[str, Any] = {"predictions": predictions.name, "references": references.name}
     if problems:
-        facts["not scored"] = [str(problem) for problem in problems]
+        facts["not scored"] = [problem.brief() for problem in problems]
     if notes:
         facts["notes"] = notes
     return FolderReport(evaluation.write(output, facts), passed, notes)
@@ -142,7 +143,7 @@ def score_files(evaluation: SegmentationEvaluation, files: Files, known: Collect
             reference = None
         data = reference.data if reference is not None else None
         affine = reference.affine if reference is not None else None
-        evaluation.add_failed(files.case, str(error), reference=data, affine=affine, subject=files.subject)
+        evaluation.add_failed(files.case, error.brief(), reference=data, affine=affine, subject=files.subject)
         raise
     image = _image(files.image, reference) if evaluation.draws else None
     evaluation.add(files.case, prediction.data, reference.data, reference.affine, image=image, subject=files.subject)
@@ -155,14 +156,21 @@ def _pair(
     """A case for each reference, and a problem for each file that has none."""
     found, there = _volumes(predictions, "--pred"), _volumes(references, "--truth")
     pairs, problems = pair_by_name(there, found, need_labels=False, words=("reference", "prediction"))
+    problems = [*_unreadable(references), *_unreadable(predictions), *problems]
     if not any(prediction for _, prediction in pairs):
         raise InputError(
             f"no prediction has the name of a reference: there are {found[0].name} and {there[0].name}, for example",
             "Pairs are made by name: <case> and <case>, or <case>_seg.",
             file=predictions,
         )
-    keys = {reference: reference.parent / without_label_suffix(stem(reference.name)) for reference, _ in pairs}
+    # Relative to the folder, so that a name does not depend on how the folder was typed.
+    keys = {
+        reference: reference.relative_to(references).with_name(without_label_suffix(stem(reference.name)))
+        for reference, _ in pairs
+    }
     names = unique_case_names(keys.values())
+    if images is not None and not images.is_dir():
+        raise SettingError("--images is no folder", "Give the folder of the images.", file=images)
     image_of = _by_name(volumes(images)) if images is not None else {}
     cases = [
         Files(names[keys[reference]], reference, prediction, image_of.get(case_name(keys[reference].name)))
@@ -181,6 +189,15 @@ def _volumes(folder: Path, option: str) -> list[Path]:
     if not found:
         raise NoInputError("there are no label maps here", "Give a folder of .nii, .nii.gz or .png files.", file=folder)
     return found
+
+
+def _unreadable(folder: Path) -> list[InputError]:
+    """Entries that are called like a label map and are none: links that lead nowhere, folders."""
+    return [
+        InputError("it is no file, or a link that leads nowhere", "Fetch it, or take it out.", file=entry)
+        for entry in sorted(folder.iterdir())
+        if is_image_name(entry.name) and not entry.is_file()
+    ]
 
 
 def _by_name(files: Sequence[Path]) -> Mapping[str, Path]:

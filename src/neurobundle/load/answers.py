@@ -59,7 +59,7 @@ class ClassRow:
 
 
 def read_class_table(
-    path: str | Path, classes: Sequence[str] | None = None, column: str | None = None
+    path: str | Path, classes: Sequence[str] | None = None, column: str | None = None, allow_blank: bool = False
 ) -> list[ClassRow]:
     """Read a class, or the probabilities of all classes, for each case.
 
@@ -68,6 +68,7 @@ def read_class_table(
         classes: the names that may occur; a label that is none of them may be a number, counted from 0. If None, any
             label is taken as it stands.
         column: the column with the class, where the table has several; found by its name if None.
+        allow_blank: a row whose answer is blank is a case without one: its label and probabilities are None.
 
     Returns:
         A row a case, in the file's order.
@@ -100,8 +101,10 @@ def read_class_table(
                 file=path,
             )
         first[case] = row.line
-        label = None if column is None else _label(row, column, classes, path)
-        probabilities = read_probabilities(row, named, path) if named else None
+        answer = [row.cells[name] for name in header if name == column or name.startswith(PROBABILITY)]
+        blank = allow_blank and not any(cell.strip() for cell in answer)
+        label = None if column is None or blank else _label(row, column, classes, path)
+        probabilities = read_probabilities(row, named, path) if named and not blank else None
         result.append(ClassRow(case, row.cells.get("subject") or case, label, probabilities, row.line))
     return result
 

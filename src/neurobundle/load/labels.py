@@ -175,6 +175,6 @@ def _few(values: Iterable[float], most: int = 5) -> str:
 
 def _as_set(values: Collection[int]) -> str:
     ordered = sorted(values)
-    if len(ordered) > 1 and ordered == list(range(ordered[0], ordered[-1] + 1)):
+    if len(ordered) > 1 and ordered[-1] - ordered[0] == len(ordered) - 1:
         return f"{{{ordered[0]}..{ordered[-1]}}}"
     return f"{{{', '.join(map(str, ordered))}}}"

@@ -59,13 +59,17 @@ def summarise_calibration(
     return {name: _summarise_one([c for c in cases if c.structure == name], subjects, dice) for name in names}
 
 
-def summarise_answers(probabilities: np.ndarray, truth: Sequence[int], subjects: Sequence[str]) -> dict[str, Any]:
+def summarise_answers(
+    probabilities: np.ndarray, truth: Sequence[int], subjects: Sequence[str], n_failed: int = 0
+) -> dict[str, Any]:
     """Summarise the calibration of a classification: each case is one sample.
 
     Args:
         probabilities: ``(n, C)``.
         truth: ``(n,)`` the class of each case.
         subjects: ``(n,)`` whose case it is.
+        n_failed: cases without an answer: they are kept last in the risk-coverage curve, as wrong; there is nothing of
+            which to measure their calibration.
 
     Returns:
         As :func:`summarise_calibration`, under ``all``; the intervals are of the pooled figures over bootstrap samples
@@ -85,7 +89,10 @@ def summarise_answers(probabilities: np.ndarray, truth: Sequence[int], subjects:
     result["bins"] = _pooled_bins([once])
     uncertainty = normalised_entropy(columns)
     wrong = columns.argmax(axis=0) != classes
-    result["risk_coverage"] = _curve(uncertainty, wrong.astype(float))
+    result["risk_coverage"] = {
+        **_curve([*uncertainty, *[math.inf] * n_failed], [*wrong.astype(float), *[1.0] * n_failed]),
+        "n_without_uncertainty": n_failed,
+    }
     result["uncertainty_dice_spearman"] = None
     return {"all": result}
 

@@ -182,7 +182,8 @@ class ClassificationEvaluation:
 
         probabilities = np.array([answer.probabilities for answer in answers])
         truth, subjects = [answer.truth for answer in answers], [answer.subject for answer in answers]
-        return {"calibration": summarise_answers(probabilities, truth, subjects)}
+        n_failed = sum(answer.prediction == FAILED for answer in self.answers.values())
+        return {"calibration": summarise_answers(probabilities, truth, subjects, n_failed)}
 
     def _row(self, answer: Answer) -> dict[str, Any]:
         failed = answer.prediction == FAILED

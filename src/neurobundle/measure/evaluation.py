@@ -245,6 +245,8 @@ class SegmentationEvaluation:
             from neurobundle.measure.calibration_summary import write_calibration
 
             write_calibration(output_dir / CALIBRATION, self.calibrations, self.subjects)
+        else:
+            (output_dir / CALIBRATION).unlink(missing_ok=True)
         write_json(output_dir / SUMMARY, summary)
         write_segmentation_page(
             output_dir / REPORT,

@@ -106,7 +106,7 @@ def _summarise_one(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict
         **{f"n_{status}": _count(scores, status) for status in STATUSES},
     }
     result |= {name: mean(name) for name in (*SHARES, *tolerances, *DISTANCES)}
-    result["volume"] = _volumes([score for score in scores if score.status != "failed"])
+    result["volume"] = _volumes(counted)
     if lesions:
         # A case may have no lesion that counts: its lesion scores are blank, and in no mean.
         counts = {name: int(np.nansum([score.value(name) for score in counted] or [0])) for name in LESION_COUNTS}
@@ -115,12 +115,15 @@ def _summarise_one(scores: Sequence[Score], subjects: Mapping[str, str]) -> dict
 
 
 def _volumes(scores: Sequence[Score]) -> dict[str, Any]:
+    """Of the cases whose reference is known; a failed one found nothing."""
+    scores = [score for score in scores if math.isfinite(score.reference_ml)]
     if not scores:
-        return dict.fromkeys(("bias_ml", "bias_percent", "mean_absolute_error_ml", "icc"))
-    found = np.array([score.volume_ml for score in scores])
+        return {"n": 0, **dict.fromkeys(("bias_ml", "bias_percent", "mean_absolute_error_ml", "icc"))}
+    found = np.array([0.0 if score.status == "failed" else score.volume_ml for score in scores])
     there = np.array([score.reference_ml for score in scores])
     bias = float((found - there).mean())
     return {
+        "n": len(scores),
         "bias_ml": number(bias),
         "bias_percent": number(100 * bias / there.mean() if there.mean() > 0 else math.nan),
         "mean_absolute_error_ml": number(float(np.abs(found - there).mean())),
