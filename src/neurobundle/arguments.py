@@ -259,7 +259,7 @@ def _compare(commands: Any) -> None:
         "neurobundle compare out/a out/b -o comparison",
     )
     sub.add_argument("run_a", type=Path, metavar="RUN_A", help="a folder with per_case.csv, or the file")
-    sub.add_argument("run_b", type=Path, metavar="RUN_B")
+    sub.add_argument("run_b", type=Path, metavar="RUN_B", help="another one: segmentations, or classes (by accuracy)")
     sub.add_argument("-o", "--output", type=Path, metavar="DIR", help="gets comparison.csv and comparison.json")
     sub.add_argument("--json", action="store_true", help="for programs")
 

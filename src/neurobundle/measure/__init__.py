@@ -6,6 +6,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "CaseCalibration": "calibration",
+        "Comparison": "comparison",
         "ClassificationEvaluation": "classification_evaluation",
         "ClassificationMetric": "classification_metric",
         "ClassificationReport": "classification_handler",
@@ -23,7 +24,9 @@ __getattr__, __all__ = attach(
         "Threshold": "threshold",
         "case_calibration": "calibration",
         "choose_threshold": "threshold",
+        "compare_answers": "comparison",
         "compare_pairs": "paired",
+        "compare_scores": "comparison",
         "dilated_region": "calibration",
         "failed_case": "segmentation",
         "fit_temperature": "temperature",

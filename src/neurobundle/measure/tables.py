@@ -63,7 +63,7 @@ def read_scores(path: Path) -> tuple[list[Score], dict[str, str]]:
         InputError: if it is no such table; names the line.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = list(reader)
             names = list(reader.fieldnames or [])
@@ -86,7 +86,7 @@ def _score(row: Mapping[str, str], line: int, path: Path) -> Score:
         more = {
             name: float(text or "nan")
             for name, text in row.items()
-            if name not in own and name not in (*_LAST, "volume_error_ml")
+            if name in LESION_COLUMNS or name.startswith("nsd_")
         }
     except (TypeError, ValueError) as error:
         raise InputError(f"line {line} holds {error}", "Mend the line, or evaluate again.", file=path) from error
