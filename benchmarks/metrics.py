@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.metrics import (
+    DiceMetric,
     compute_average_surface_distance,
     compute_dice,
     compute_hausdorff_distance,
@@ -23,6 +24,7 @@ from monai.metrics import (
 from scipy import ndimage
 
 from harness import Result, arguments, compare, peak_mib_of, report
+from neurobundle.measure import SegmentationMetric, score_case
 from neurobundle.measure.overlap import joint_counts, overlap_of
 from neurobundle.measure.surface import structure_distances
 
@@ -35,6 +37,7 @@ TOLERANCE_MM = 1.0
 #: Whole tumour, tumour core, enhancing tumour, in the numbers of BraTS 2023.
 REGIONS = ((1, 2, 3), (1, 3), (3,))
 VALUES = (1, 2, 3)
+STRUCTURES = dict(zip(("WT", "TC", "ET"), REGIONS, strict=True))
 
 
 def tumour(shape: tuple[int, ...], seed: int = 0, wobble: float = 0.0) -> np.ndarray:
@@ -110,6 +113,32 @@ def monai_surfaces(prediction: np.ndarray, reference: np.ndarray, device: str = 
     return np.stack([one.cpu().numpy()[0] for one in three], axis=1)
 
 
+def our_metric(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Dice by the class that a training's validation names, from label maps."""
+    metric = SegmentationMetric("dice", STRUCTURES, reduction="none")
+    metric(torch.from_numpy(prediction)[None, None], torch.from_numpy(reference)[None, None])
+    return metric.aggregate().numpy()[0]
+
+
+def monai_metric(prediction: np.ndarray, reference: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """The same by MONAI's, from masks."""
+    metric = DiceMetric(include_background=True, reduction="none")
+    metric(masks(prediction, device), masks(reference, device))
+    return metric.aggregate().cpu().numpy()[0]
+
+
+def our_all(prediction: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """All scores of a case; those that MONAI gives too are compared."""
+    scores = score_case(prediction, reference, STRUCTURES, SPACING, TOLERANCE_MM)
+    return np.array([[one.dice, one.hd95_mm, one.assd_mm, one.nsd] for one in scores])
+
+
+def monai_all(prediction: np.ndarray, reference: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Dice and MONAI's three, on masks that are made twice."""
+    dice = monai_dice(prediction, reference, device)[:, None]
+    return np.concatenate([dice, monai_surfaces(prediction, reference, device)], axis=1)
+
+
 def same(ours: np.ndarray, theirs: np.ndarray) -> bool:
     """Equal within .001 (mm) wherever MONAI gives a number; where it gives none, neither do we."""
     given = np.isfinite(theirs)
@@ -150,6 +179,10 @@ def main() -> None:
         results += race(f"Dice: {name}", pair, dice, "compute_dice", options.rounds, 40 if first else 1)
         kind = "HD95, ASSD, NSD"
         results += race(f"{kind}: {name}", pair, surfaces, "MONAI's three", options.rounds, 30 if first else 1)
+        if first:
+            ways = (our_metric, monai_metric), (our_all, monai_all)
+            results += race(f"SegmentationMetric, Dice: {name}", pair, ways[0], "DiceMetric", options.rounds, 1)
+            results += race(f"score_case, all scores: {name}", pair, ways[1], "Dice and three", options.rounds, 1)
     report("metrics", results)
 
 
