@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from neurobundle import __version__
-from neurobundle.errors import ExitCode
+from neurobundle.errors import ExitCode, SettingError
 
 #: Stands in every help; the codes are those of neurobundle.errors.ExitCode.
 EXIT_CODES = "exit codes: 0 all passed, 1 usage, 2 no input, 3 some failed, 4 all failed, 5 disk or memory, 6 audit"
@@ -40,24 +40,22 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="neurobundle", description="MONAI bundles for brain MRI. Not for diagnosis.", epilog=EXIT_CODES)
     top.add_argument("--version", action="version", version=f"neurobundle {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for add in (
-        _list,
-        _info,
-        _check,
-        _convert,
-        _run,
-        _train,
-        _evaluate,
-        _compare,
-        _crossval,
-        _card,
-        _split,
-        _doctor,
-        _new,
-        _demo,
-    ):
+    for add in _COMMANDS:
         add(commands)
     return top
+
+
+def refuse_foreign(options: argparse.Namespace, kind: str) -> None:
+    """Refuse an option of ``evaluate`` that means nothing for a kind of predictions.
+
+    Raises:
+        SettingError: names the option, and what it is for.
+    """
+    default = parser().parse_args(["evaluate", "-o", str(options.output)])
+    for name, kinds in EVALUATE_KINDS.items():
+        if kind not in kinds and getattr(options, name) != getattr(default, name):
+            word = f"--{name.replace('_', '-')}"
+            raise SettingError(f"{word} means nothing for a {kind}", f"It is for: {', '.join(kinds)}. Leave it out.")
 
 
 def _command(commands: Any, name: str, help_: str, example: str) -> argparse.ArgumentParser:
@@ -316,6 +314,24 @@ def _split(commands: Any) -> None:
     sub.add_argument("--merge-duplicates", action="store_true", help="join groups that share a file's content")
 
 
+def _synthesize(commands: Any) -> None:
+    sub = _command(
+        commands,
+        "synthesize",
+        "Make heads, with tumours painted in if wanted, from label maps in FreeSurfer's numbers.",
+        "neurobundle synthesize labelmaps -o heads -n 20 --tumour",
+    )
+    sub.add_argument("label_maps", type=Path, nargs="+", metavar="LABELMAPS", help="files and folders")
+    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets cases and a datalist")
+    sub.add_argument("-n", type=int, default=10, help="how many heads (10)")
+    sub.add_argument("--sequences", default="T1,T1c,T2,FLAIR", metavar="T1,FLAIR", help="which (T1,T1c,T2,FLAIR)")
+    sub.add_argument("--tumour", action="store_true", help="each head has one, labelled in the numbers of BraTS 2023")
+    sub.add_argument("--seed", type=int, default=0, help="what they are drawn from (0)")
+    sub.add_argument("--spacing", type=float, default=1.0, metavar="MM", help="the side of a voxel (1)")
+    sub.add_argument("--no-skull", action="store_true", help="the brain alone")
+    sub.add_argument("--contrast", choices=("priors", "random"), default="priors", help="as in MR, or any (priors)")
+
+
 def _doctor(commands: Any) -> None:
     sub = _command(
         commands,
@@ -361,6 +377,7 @@ _COMMANDS = (
     _crossval,
     _card,
     _split,
+    _synthesize,
     _doctor,
     _new,
     _demo,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neurobundle.arguments import EVALUATE_KINDS, parser
+from neurobundle.arguments import parser, refuse_foreign
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, exit_code, ours_in
 
 logger = logging.getLogger("neurobundle")
@@ -249,12 +249,7 @@ def _do_evaluate(options: argparse.Namespace) -> int:
         )
     from neurobundle.commands.evaluate_files import kind_of
 
-    kind = kind_of(options.pred) if by_files else "bundle"
-    default = parser().parse_args(["evaluate", "-o", str(options.output)])
-    for name, kinds in EVALUATE_KINDS.items():
-        if kind not in kinds and getattr(options, name) != getattr(default, name):
-            word = f"--{name.replace('_', '-')}"
-            raise SettingError(f"{word} means nothing for a {kind}", f"It is for: {', '.join(kinds)}. Leave it out.")
+    refuse_foreign(options, kind_of(options.pred) if by_files else "bundle")
     return _evaluate_files(options) if by_files else _evaluate_bundle(options)
 
 
@@ -363,6 +358,25 @@ def _do_split(options: argparse.Namespace) -> int:
     )
     _say(report["description"])
     return int(exit_code([*[True] * len(report["passed"]), *[False] * len(report["failed"])]))
+
+
+def _do_synthesize(options: argparse.Namespace) -> int:
+    from neurobundle.commands.synthesize import synthesize
+
+    report = synthesize(
+        options.label_maps,
+        options.output,
+        options.n,
+        options.sequences.split(","),
+        tumour=options.tumour,
+        seed=options.seed,
+        spacing=options.spacing,
+        skull=not options.no_skull,
+        contrast=options.contrast,
+        progress=_progress,
+    )
+    _say(f"{len(report.made)} heads made, {len(report.kept)} were there, {len(report.failed)} failed: {options.output}")
+    return int(report.exit_code)
 
 
 def _numbers(text: str) -> list[int] | None:

@@ -15,7 +15,7 @@ from ..helpers import TINY, Maker, small_datalist
 
 COMMANDS = (
     *("list", "info", "check", "convert", "run", "train", "evaluate", "compare", "crossval", "card", "split", "doctor"),
-    *("new", "demo"),
+    *("synthesize", "new", "demo"),
 )
 
 

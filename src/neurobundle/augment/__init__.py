@@ -1,3 +1,33 @@
-"""Everything random, used in training only."""
+"""Everything random, used in training only: augmentation, and heads made from label maps."""
 
-from neurobundle.augment.pipeline import mri_augmentation as mri_augmentation
+from neurobundle.lazy import attach
+
+__getattr__, __all__ = attach(
+    __name__,
+    {
+        "FindForegroundIndicesd": "crops",
+        "Head": "synthesis",
+        "HeadSettings": "synthesis",
+        "Lesion": "lesions",
+        "RandBiasFieldFastd": "contrast",
+        "RandBlurd": "artefacts",
+        "RandCutoutd": "artefacts",
+        "RandGammad": "contrast",
+        "RandGibbsd": "kspace",
+        "RandInvertIntensityd": "contrast",
+        "RandMotionGhostd": "kspace",
+        "RandPosNegCropd": "crops",
+        "RandRicianNoised": "noise",
+        "RandSpatiald": "spatial",
+        "RandSpikesd": "kspace",
+        "RandThickSlicesd": "artefacts",
+        "SynthesizeHeadd": "synthesis",
+        "draw_head": "synthesis",
+        "draw_tumour": "lesions",
+        "draw_white_matter_lesions": "lesions",
+        "mri_artefacts": "pipeline",
+        "mri_augmentation": "pipeline",
+        "paint_lesion": "grafting",
+        "synthesize_head": "synthesis",
+    },
+)

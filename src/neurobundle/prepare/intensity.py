@@ -1,24 +1,32 @@
 """Intensities made comparable.
 
-The *foreground* of a volume is where it has signal: its voxels above zero. A head that was brain-extracted, or a
-crop that reaches over the edge of the scan, is zero elsewhere, and those zeros say nothing about the scanner; so
-percentiles, mean and standard deviation are taken over the foreground alone, and applied everywhere.
+A *region* is where an intensity is measured: the *foreground*, where a volume has signal (its voxels above zero); a
+*mask* of the brain; or all of the volume. A head that was brain-extracted, or a crop that reaches over the edge of the
+scan, is zero elsewhere, and those zeros say nothing about the scanner; so percentiles, mean and standard deviation are
+taken over the region alone, and applied everywhere, channel by channel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from neurobundle.errors import InputError
+from neurobundle.errors import InputError, SettingError, closest
+from neurobundle.prepare.peaks import SEQUENCES, white_stripe
 
-#: A standard deviation at or below this share of the mean absolute value is no contrast, but rounding.
+Method = Literal["zscore", "minmax", "percentile", "tissue_peak"]
+Region = Literal["foreground", "mask", "all"]
+
+#: A spread at or below this share of the mean absolute value is no contrast, but rounding.
 NO_CONTRAST = 1e-6
+
+_EXCLUDE = "Is it a mask, or an empty scan? Exclude it."
 
 
 def foreground(image: torch.Tensor) -> torch.Tensor:
@@ -37,6 +45,29 @@ def foreground(image: torch.Tensor) -> torch.Tensor:
     return mask if bool(mask.any()) else torch.ones_like(mask)
 
 
+def percentiles(values: torch.Tensor, at: Sequence[float]) -> list[float]:
+    """Percentiles, with linear interpolation between two neighbours in rank.
+
+    Args:
+        values: any shape, not empty, floating point.
+        at: percentiles in [0, 100].
+
+    >>> percentiles(torch.tensor([4.0, 0.0, 2.0]), (0, 25, 100))
+    [0.0, 1.0, 4.0]
+    """
+    # torch.quantile refuses more than 2**24 values, and a head has as many.
+    last = values.numel() - 1
+    positions = [p / 100 * last for p in at]
+    ranks = sorted({rank for position in positions for rank in (int(position), min(int(position) + 1, last))})
+    flat = values.flatten()
+    if flat.device.type == "cpu":
+        # Only the ranks that are asked for need to be in their place.
+        ordered = torch.from_numpy(np.partition(flat.detach().numpy(), ranks))
+    else:
+        ordered = flat.sort().values
+    return [float(torch.lerp(ordered[int(x)], ordered[min(int(x) + 1, last)], x - int(x))) for x in positions]
+
+
 def clip_percentiles(image: torch.Tensor, lower: float, upper: float, mask: torch.Tensor) -> torch.Tensor:
     """Clip a volume to two percentiles of its masked voxels; the input is left as it is.
 
@@ -52,17 +83,8 @@ def clip_percentiles(image: torch.Tensor, lower: float, upper: float, mask: torc
     min=tensor(10.),
     max=tensor(90.))
     """
-    values = image[mask].flatten().sort().values
-    # torch.quantile refuses more than 2**24 values, and a head has as many; on sorted values it is one lerp.
-    low, high = (_quantile_of_sorted(values, p / 100) for p in (lower, upper))
+    low, high = percentiles(image[mask], (lower, upper))
     return image.clamp(low, high)
-
-
-def _quantile_of_sorted(values: torch.Tensor, q: float) -> float:
-    position = q * (values.numel() - 1)
-    below = int(position)
-    above = min(below + 1, values.numel() - 1)
-    return float(torch.lerp(values[below], values[above], position - below))
 
 
 def z_score(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -81,13 +103,181 @@ def z_score(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     values = image[mask].double()
     mean, deviation = values.mean(), values.std(correction=0)
     if float(deviation) <= NO_CONTRAST * float(values.abs().mean()):
-        raise InputError(
-            f"no signal: every voxel is {float(mean):g}, or nearly so", "Is it a mask, or an empty scan? Exclude it."
-        )
+        raise InputError(f"no signal: every voxel is {float(mean):g}, or nearly so", _EXCLUDE)
     return ((image - mean) / deviation).to(image.dtype)
 
 
-class NormalizeForegroundd(MapTransform):
+def normalize(
+    image: torch.Tensor,
+    method: Method = "zscore",
+    mask: torch.Tensor | None = None,
+    lower: float = 0.5,
+    upper: float = 99.5,
+    sequence: str = "T1",
+) -> torch.Tensor:
+    """One volume, normalised by what is measured over a mask; the input is left as it is.
+
+    Args:
+        image: ``(i, j, k)`` or ``(i, j)``.
+        method: ``zscore``: mean 0 and standard deviation 1 in the mask, nothing clipped. ``minmax``: the mask's least
+            voxel becomes 0, its greatest 1; others may lie beyond. ``percentile``: two percentiles of the mask become
+            0 and 1, and what is beyond is clipped. ``tissue_peak``: white matter's peak becomes 0 and the spread of
+            the white stripe about it 1: see :func:`neurobundle.prepare.peaks.white_stripe`; the mask is the brain.
+        mask: the shape of ``image``, above 0 where to measure; its foreground if None.
+        lower: percentile that becomes 0, for ``percentile``.
+        upper: percentile that becomes 1, for ``percentile``.
+        sequence: ``T1``, ``T1c``, ``T2`` or ``FLAIR``, for ``tissue_peak``.
+
+    Returns:
+        The same shape; float32, or the type of ``image`` if that is floating point.
+
+    Raises:
+        SettingError: for an unknown method or sequence, or percentiles out of order.
+        InputError: for voxels that are not finite, a mask that is empty or of another shape, or no contrast in it.
+
+    >>> normalize(torch.tensor([0.0, 10.0, 20.0, 30.0]), "minmax").tolist()
+    [-0.5, 0.0, 0.5, 1.0]
+    """
+    check_settings(method, lower, upper, sequence)
+    values = checked_volume(image)
+    where = foreground(values) if mask is None else checked_mask(values, mask)
+    if method == "zscore":
+        return z_score(values, where)
+    inside = values[where]
+    if method == "tissue_peak":
+        low, spread = white_stripe(inside, sequence)
+    elif method == "minmax":
+        low, spread = float(inside.min()), float(inside.max() - inside.min())
+    else:
+        low, high = percentiles(inside, (lower, upper))
+        values, spread = values.clamp(low, high), high - low
+    if spread <= NO_CONTRAST * abs(low):
+        raise InputError(f"no signal: every voxel is {low:g}, or nearly so", _EXCLUDE)
+    return (values - low) / spread
+
+
+def check_settings(method: str, lower: float, upper: float, sequence: str) -> None:
+    """Refuse what :func:`normalize` has no meaning for.
+
+    Raises:
+        SettingError: naming what is wrong.
+    """
+    for name, word, known in (("method", method, get_args(Method)), ("sequence", sequence, tuple(SEQUENCES))):
+        if word not in known:
+            raise SettingError(f"{name} is {word!r}{closest(str(word), known)}", f"It is one of {', '.join(known)}.")
+    if not 0 <= lower < upper <= 100:
+        raise SettingError(f"lower is {lower:g} and upper {upper:g}", "Give 0 <= lower < upper <= 100, percentiles.")
+
+
+def checked_volume(image: torch.Tensor) -> torch.Tensor:
+    """A volume as a plain tensor of floats.
+
+    Raises:
+        InputError: if it is empty or has voxels that are not finite.
+    """
+    values = torch.as_tensor(image)
+    values = values.as_tensor() if isinstance(values, MetaTensor) else values
+    if not values.numel():
+        raise InputError("it has no voxels", "Exclude the scan.")
+    values = values if values.is_floating_point() else values.float()
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise InputError(f"{bad} of its {values.numel()} voxels are NaN or infinite", "Repair or exclude the scan.")
+    return values
+
+
+def checked_mask(image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """A mask as booleans on the device of its image.
+
+    Raises:
+        InputError: if its shape is another one, or nothing is in it.
+    """
+    where = torch.as_tensor(mask)
+    where = (where.as_tensor() if isinstance(where, MetaTensor) else where).to(image.device) > 0
+    if where.shape != image.shape:
+        raise InputError(
+            f"the mask is {tuple(where.shape)} and the image {tuple(image.shape)} voxels",
+            "Bring both to one grid before, or leave the mask out.",
+        )
+    if not bool(where.any()):
+        raise InputError("the mask is empty", "Mend the mask, or measure over the foreground.")
+    return where
+
+
+class ChannelTransformd(MapTransform):
+    """What the transforms of this room share: each channel of each image apart, measured over a region.
+
+    A subclass says in :meth:`one` what becomes of one channel.
+
+    Args:
+        keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
+        region: ``foreground``, ``mask`` or ``all``.
+        mask_key: for ``mask``: a mask on the same grid, of one channel for all, or of as many as the image has.
+        allow_empty: leave a channel that is 0 everywhere as it is: one that a study lacks.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        SettingError: for a region that is none, or ``mask`` without a key.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        region: Region = "foreground",
+        mask_key: str | None = None,
+        allow_empty: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if region not in get_args(Region):
+            known = get_args(Region)
+            raise SettingError(f"region is {region!r}{closest(str(region), known)}", f"One of {', '.join(known)}.")
+        if (region == "mask") != (mask_key is not None):
+            raise SettingError(
+                f"region is {region!r} and mask_key {mask_key!r}", "Give both region: mask and mask_key."
+            )
+        self.region, self.mask_key, self.allow_empty = region, mask_key, allow_empty
+
+    def one(self, channel: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+        """What becomes of a channel: finite floats, a mask that is not empty, and the channel's number."""
+        raise NotImplementedError
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The images of one case, each in a new tensor."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            try:
+                masks = self._masks(result, len(image))
+                channels = [self._one(channel, masks[n], n) for n, channel in enumerate(image)]
+            except InputError as error:
+                error.file = error.file or file_of(image)
+                raise
+            result[key] = stacked_like(image, channels)
+        return result
+
+    def _one(self, channel: torch.Tensor, mask: torch.Tensor | None, number: int) -> torch.Tensor:
+        values = checked_volume(channel)
+        if self.allow_empty and not values.any():
+            return values
+        if mask is not None:
+            where = checked_mask(values, mask)
+        else:
+            where = foreground(values) if self.region == "foreground" else torch.ones_like(values, dtype=torch.bool)
+        return self.one(values, where, number)
+
+    def _masks(self, data: Mapping[Hashable, Any], channels: int) -> Sequence[torch.Tensor | None]:
+        if self.mask_key is None:
+            return [None] * channels
+        if self.mask_key not in data:
+            raise InputError(f"there is no mask {self.mask_key!r}", "Load it before, or measure over the foreground.")
+        masks = list(data[self.mask_key])
+        if len(masks) not in (1, channels):
+            raise InputError(f"the mask has {len(masks)} channels and the image {channels}", "Give one, or as many.")
+        return masks if len(masks) == channels else masks * channels
+
+
+class NormalizeForegroundd(ChannelTransformd):
     """Percentile clip, then z-score, both measured over the foreground, channel by channel.
 
     The array's own mean and spread are gone afterwards; the input tensor is never changed in place.
@@ -112,38 +302,70 @@ class NormalizeForegroundd(MapTransform):
         allow_empty: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.lower, self.upper, self.allow_empty = lower, upper, allow_empty
+        super().__init__(keys, allow_empty=allow_empty, allow_missing_keys=allow_missing_keys)
+        self.lower, self.upper = lower, upper
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Normalise the images of one case."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image = result[key]
-            try:
-                channels = [self._normalise(channel) for channel in image]
-            except InputError as error:
-                error.file = error.file or _file_of(image)
-                raise
-            result[key] = _like(image, channels)
-        return result
-
-    def _normalise(self, channel: torch.Tensor) -> torch.Tensor:
-        values = channel.as_tensor() if isinstance(channel, MetaTensor) else channel
-        bad = int((~torch.isfinite(values)).sum())
-        if bad:
-            raise InputError(f"{bad} of its {values.numel()} voxels are NaN or infinite", "Repair or exclude the scan.")
-        if self.allow_empty and not values.any():
-            return values
-        mask = foreground(values)
-        return z_score(clip_percentiles(values, self.lower, self.upper, mask), mask)
+    def one(self, channel: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+        """Clipped, then centred and scaled."""
+        return z_score(clip_percentiles(channel, self.lower, self.upper, mask), mask)
 
 
-def _like(image: torch.Tensor, channels: Sequence[torch.Tensor]) -> torch.Tensor:
+class NormalizeIntensityd(ChannelTransformd):
+    """:func:`normalize`, channel by channel, over a region.
+
+    Args:
+        keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
+        method: ``zscore``, ``minmax``, ``percentile`` or ``tissue_peak``.
+        region: ``foreground``, ``mask`` or ``all``.
+        mask_key: for ``mask``: a mask on the same grid, of one channel for all, or of as many as the image has.
+        lower: percentile that becomes 0, for ``percentile``.
+        upper: percentile that becomes 1, for ``percentile``.
+        sequence: for ``tissue_peak``: of all channels, or one a channel.
+        allow_empty: leave a channel that is 0 everywhere as it is.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        SettingError: for a setting that means nothing.
+        InputError: for a channel that cannot be normalised, or a mask that does not fit; it names the file.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        method: Method = "zscore",
+        region: Region = "foreground",
+        mask_key: str | None = None,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        sequence: str | Sequence[str] = "T1",
+        allow_empty: bool = False,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, region, mask_key, allow_empty, allow_missing_keys)
+        self.method, self.lower, self.upper = method, lower, upper
+        self.sequence = sequence if isinstance(sequence, str) else tuple(sequence)
+        for name in [self.sequence] if isinstance(self.sequence, str) else self.sequence:
+            check_settings(method, lower, upper, name)
+
+    def one(self, channel: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
+        """Normalised."""
+        if isinstance(self.sequence, str):
+            sequence = self.sequence
+        elif number < len(self.sequence):
+            sequence = self.sequence[number]
+        else:
+            raise InputError(
+                f"it has more channels than the {len(self.sequence)} sequences", "Name the sequence of each channel."
+            )
+        return normalize(channel, self.method, mask, self.lower, self.upper, sequence)
+
+
+def stacked_like(image: torch.Tensor, channels: Sequence[torch.Tensor]) -> torch.Tensor:
     """Stack channels into a tensor that carries the metadata and the applied operations of ``image``."""
     stacked = torch.stack(list(channels))
     return MetaTensor(stacked).copy_meta_from(image) if isinstance(image, MetaTensor) else stacked
 
 
-def _file_of(image: torch.Tensor) -> str:
+def file_of(image: Any) -> str:
+    """The file that an image came from, as its metadata says; empty if they do not."""
     return str(image.meta.get("filename_or_obj", "")) if isinstance(image, MetaTensor) else ""

@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -30,10 +29,11 @@ from scipy import ndimage
 
 from neurobundle import geometry
 from neurobundle.errors import InputError, MissingPackageError, require
+from neurobundle.prepare.itk_helpers import Grid as Grid
+from neurobundle.prepare.itk_helpers import Volume, itk_image, matrix_of, one_thread
+from neurobundle.prepare.itk_helpers import average_blocks as _average_blocks
 
 log = logging.getLogger(__name__)
-
-Volume = npt.NDArray[np.float32]
 
 TEMPLATE_FILE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 
@@ -57,13 +57,6 @@ FIRST_STEP, LAST_STEP = 1.0, 0.01
 STEPS = {COARSE_MM: 40, MIDDLE_MM: 40, FINE_MM: 15}
 #: Bins of the joint histogram (Mattes 2003 used 50 for 8 bits; fewer are steadier for the 4,000 voxels of 8 mm).
 HISTOGRAM_BINS = 32
-
-
-class Grid(NamedTuple):
-    """An image with its affine: ``array`` (i, j, k) and ``affine`` (4, 4), RAS+ mm."""
-
-    array: Volume
-    affine: geometry.Array
 
 
 class Registration(NamedTuple):
@@ -135,20 +128,6 @@ def resample(image: Grid, shape: Sequence[int], affine: npt.ArrayLike, order: in
     return Grid(array, np.asarray(affine, float))
 
 
-def _average_blocks(image: Grid, spacing_mm: float) -> Grid:
-    """The means of the largest whole blocks of voxels that fit into a cube; a rest at the far end is dropped."""
-    sizes = geometry.voxel_sizes_mm(image.affine)
-    blocks = np.clip((spacing_mm / sizes + 1e-3).astype(int), 1, np.asarray(image.array.shape))
-    if (blocks == 1).all():
-        return image
-    shape = np.asarray(image.array.shape) // blocks
-    (i, j, k), (a, b, c) = shape, blocks
-    array = image.array[: i * a, : j * b, : k * c].reshape(i, a, j, b, k, c).mean(axis=(1, 3, 5), dtype=np.float32)
-    grow = np.diag([*blocks, 1.0])
-    grow[:3, 3] = (blocks - 1) / 2
-    return Grid(array, image.affine @ grow)
-
-
 def register_head(array: npt.NDArray[Any], affine: npt.ArrayLike) -> Registration:
     """Where the template lies in a head.
 
@@ -165,25 +144,11 @@ def register_head(array: npt.NDArray[Any], affine: npt.ArrayLike) -> Registratio
     sitk: Any = require("SimpleITK", extra="head", feature="Finding the hippocampi in a whole head")
     fine = to_isotropic(Grid(_flatten_ends(array, np.asarray(affine, float)), np.asarray(affine, float)), FINE_MM)
     template = load_template()
-    with _one_thread(sitk):
+    with one_thread(sitk):
         matrix = _descend(sitk, template, fine)
     similarity, coverage = agreement(to_isotropic(template, FINE_MM), fine, matrix)
     log.debug("registered: similarity %.3f, coverage %.3f", similarity, coverage)
     return Registration(matrix, similarity, coverage)
-
-
-@contextmanager
-def _one_thread(sitk: Any) -> Iterator[None]:
-    """ITK on one thread: with two, the metric's sums are added in the order in which the threads end.
-
-    The method's own number of threads does not reach the metric, so the process's default is set and put back.
-    """
-    before = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
 def _descend(sitk: Any, template: Grid, fine: Grid) -> geometry.Array:
@@ -192,9 +157,9 @@ def _descend(sitk: Any, template: Grid, fine: Grid) -> geometry.Array:
     best = _best_start(sitk, *coarse, _start_centres(fine))
     for spacing_mm in (MIDDLE_MM, FINE_MM):
         fixed = _Fixed.of(sitk, to_isotropic(template, spacing_mm))
-        moving = _itk_image(sitk, fine if spacing_mm == FINE_MM else to_isotropic(fine, spacing_mm))
+        moving = itk_image(sitk, fine if spacing_mm == FINE_MM else to_isotropic(fine, spacing_mm))
         best = _fit(sitk, fixed, moving, best, STEPS[spacing_mm])
-    return _matrix(best)
+    return matrix_of(best)
 
 
 def agreement(template: Grid, head: Grid, matrix: npt.ArrayLike) -> tuple[float, float]:
@@ -275,20 +240,9 @@ class _Fixed(NamedTuple):
         brain = template.array > 0.1 * template.array.max()
         spacing_mm = float(geometry.voxel_sizes_mm(template.affine)[0])
         wide = ndimage.distance_transform_edt(~brain) * spacing_mm <= RIM_MM
-        mask = _itk_image(sitk, Grid(wide.astype(np.float32), template.affine))
+        mask = itk_image(sitk, Grid(wide.astype(np.float32), template.affine))
         middle = geometry.apply(template.affine, np.argwhere(brain).mean(axis=0))
-        return cls(_itk_image(sitk, template), sitk.Cast(mask, sitk.sitkUInt8), tuple(middle.tolist()))
-
-
-def _itk_image(sitk: Any, image: Grid) -> Any:
-    """An axis-aligned RAS grid as an ITK image in the same millimetres.
-
-    ITK's own world is LPS; since both images come this way and all matrices stay here, RAS serves as well.
-    """
-    out = sitk.GetImageFromArray(np.ascontiguousarray(image.array.transpose(2, 1, 0)))
-    out.SetSpacing([float(s) for s in np.diag(image.affine)[:3]])
-    out.SetOrigin([float(s) for s in image.affine[:3, 3]])
-    return out
+        return cls(itk_image(sitk, template), sitk.Cast(mask, sitk.sitkUInt8), tuple(middle.tolist()))
 
 
 def _method(sitk: Any, fixed: _Fixed, start: Any, steps: int) -> Any:
@@ -315,14 +269,14 @@ def _best_start(sitk: Any, template: Grid, head: Grid, centres: Sequence[geometr
     grown into the skull has more mutual information than the right fit, but less correlation (6 of 14 heads, see
     docs/concepts/whole-heads.md).
     """
-    fixed, moving = _Fixed.of(sitk, template), _itk_image(sitk, head)
+    fixed, moving = _Fixed.of(sitk, template), itk_image(sitk, head)
     fits = []
     for size, centre in product(START_SIZES, centres):
         starts = [_start_matrix(fixed.centre, centre, turn, size) for turn in product(START_DEGREES, repeat=3)]
         best = max(starts, key=lambda start: np.prod(agreement(template, head, start)))
         similar = _fit(sitk, fixed, moving, _similarity(sitk, fixed, best), STEPS[COARSE_MM])
         fits.append(_fit(sitk, fixed, moving, _as_affine(sitk, similar), STEPS[COARSE_MM]))
-    return max(fits, key=lambda fit: np.prod(agreement(template, head, _matrix(fit))))
+    return max(fits, key=lambda fit: np.prod(agreement(template, head, matrix_of(fit))))
 
 
 def _start_matrix(
@@ -366,12 +320,3 @@ def _as_affine(sitk: Any, transform: Any) -> Any:
     affine.SetMatrix(transform.GetMatrix())
     affine.SetTranslation(transform.GetTranslation())
     return affine
-
-
-def _matrix(transform: Any) -> geometry.Array:
-    """An ITK affine transform about a centre as one (4, 4) matrix."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
-    centre, shift = np.asarray(transform.GetCenter()), np.asarray(transform.GetTranslation())
-    matrix[:3, 3] = centre + shift - matrix[:3, :3] @ centre
-    return matrix

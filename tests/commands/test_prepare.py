@@ -1,0 +1,99 @@
+"""``neurobundle prepare``: a store from a bundle and a datalist, and a training that reads from it."""
+
+import json
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from neurobundle.commands.prepare import prepare
+from neurobundle.commands.train import run_plan, train_plan
+from neurobundle.errors import EnvironmentFault, NoInputError, SettingError, exit_code
+from neurobundle.prepare.store import Store, read_index
+from neurobundle.prepare.store_dataset import StoreDataset
+
+from ..helpers import TINY, Maker, small_datalist
+
+BUNDLE = "hippocampus_segmentation"
+
+
+def test_prepare_then_train_from_it(
+    tmp_path: Path, make_pair: Maker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A line a case; the training reads what is there, and its weights are those of a training without a store."""
+    data, store = small_datalist(tmp_path, make_pair), tmp_path / "store"
+    with caplog.at_level(logging.INFO):
+        done = prepare(BUNDLE, data, store, dtype="float32", workers=2)
+    assert done == {f"case_{n}": True for n in range(4)}
+    assert sorted(record.getMessage() for record in caplog.records if "prepared" in record.getMessage()) == [
+        f"case_{n}: prepared, 20 x 24 x 20" for n in range(4)
+    ]
+    index = read_index(store)
+    assert index["dtype"] == "float32"
+    assert {entry["case"] for entry in index["cases"].values()} == set(done)
+    monkeypatch.setattr(Store, "_make", lambda *args: pytest.fail("it was prepared again"))
+    weights = []
+    for name, extra in (("with", {"store": str(store)}), ("without", {})):
+        settings = {**TINY, "device": "cpu", "cache_rate": 1.0, **extra}
+        plan = train_plan(BUNDLE, data, tmp_path / name, overlays=["store"], settings=settings)
+        dataset = run_plan(plan).parser.get_parsed_content("train::dataset")
+        assert isinstance(dataset, StoreDataset) == bool(extra)
+        weights.append(torch.load(tmp_path / name / "final.pt", weights_only=True))
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_again_does_nothing(tmp_path: Path, make_pair: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    first = prepare(BUNDLE, data, tmp_path / "store")
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()}
+    monkeypatch.setattr(Store, "_make", lambda *args: pytest.fail("it was prepared again"))
+    assert prepare(BUNDLE, data, tmp_path / "store") == first
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "store").iterdir()} == before
+
+
+def test_bad_cases_are_named_and_the_others_are_done(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A damaged file, and a label that the bundle does not know."""
+    data = small_datalist(tmp_path, make_pair)
+    (tmp_path / "images" / "case_1.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    labels = np.zeros((20, 24, 20), np.uint8)
+    labels[5:9, 5:9, 5:9] = 7
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "labels" / "case_2.nii.gz")
+    done = prepare(BUNDLE, data, tmp_path / "store")
+    assert done == {"case_0": True, "case_1": False, "case_2": False, "case_3": True}
+    assert exit_code(done.values()) == 3
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(errors) == 2
+    assert "ERROR case_1 " in errors[0]
+    assert "case_1.nii.gz" in errors[0]
+    assert "ERROR case_2 " in errors[1]
+    assert "has the value 7, and the bundle knows 1, 2" in errors[1]
+
+
+def test_a_limit_and_a_setting(tmp_path: Path, make_pair: Maker) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    spacing = {"max_cases": 1, "train::deterministic_transforms::spacing_mm": [2.0, 2.0, 2.0]}
+    assert prepare(BUNDLE, data, tmp_path / "store", settings=spacing) == {"case_0": True}
+    (entry,) = read_index(tmp_path / "store")["cases"].values()
+    assert entry["shape"] == [10, 12, 10]
+    assert entry["spacing_mm"] == [2, 2, 2]
+
+
+def test_what_is_refused(tmp_path: Path, make_pair: Maker) -> None:
+    data = small_datalist(tmp_path, make_pair)
+    with pytest.raises(SettingError, match="did you mean 'max_cases'"):
+        prepare(BUNDLE, data, tmp_path / "store", settings={"max_casse": 1})
+    with pytest.raises(SettingError, match="--workers must be 1 or more"):
+        prepare(BUNDLE, data, tmp_path / "store", workers=0)
+    with pytest.raises(SettingError, match="dtype must be one of"):
+        prepare(BUNDLE, data, tmp_path / "store", dtype="int8")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EnvironmentFault, match="a file is in the place of a folder"):
+        prepare(BUNDLE, data, tmp_path / "file" / "store")
+    data.write_text(json.dumps({"training": []}))
+    with pytest.raises(NoInputError, match="no training case"):
+        prepare(BUNDLE, data, tmp_path / "store")

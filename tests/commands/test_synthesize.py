@@ -1,0 +1,189 @@
+"""``neurobundle synthesize``: cases as in BraTS, resumable, the same each time, one subject a label map."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobundle.commands.synthesize import find_label_maps, read_label_map, synthesize
+from neurobundle.errors import EnvironmentFault, ExitCode, InputError, NoInputError, SettingError
+from neurobundle.load.datalist import fold_items
+
+from ..augment.test_synthesis import nested_head
+
+SIZE = (24, 28, 24)
+
+
+@pytest.fixture
+def maps(tmp_path: Path) -> Path:
+    """Two heads, one of them stored from left to right and floating point."""
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    labels = nested_head().numpy()
+    nib.save(nib.Nifti1Image(labels, np.diag([4.0, 4, 4, 1])), folder / "anna.nii.gz")
+    nib.save(nib.Nifti1Image(labels[::-1].astype(np.float32), np.diag([-4.0, 4, 4, 1])), folder / "bert.nii.gz")
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def make(maps: Path, out: Path, n: int = 2, **settings: object):
+    return synthesize(maps, out, n, **{"tumour": True, "spacing": 8.0, "shape": SIZE, **settings})
+
+
+def test_cases_as_in_brats(maps: Path, tmp_path: Path) -> None:
+    report = make(maps, tmp_path / "out", 3)
+    assert report.exit_code == ExitCode.OK
+    assert sorted(report.made) == ["anna-s0-0000", "anna-s0-0002", "bert-s0-0001"]
+    for case in report.made:
+        files = {
+            name: nib.load(tmp_path / "out" / case / f"{case}_{name}.nii.gz")
+            for name in ("t1", "t1ce", "t2", "flair", "seg")
+        }
+        assert {image.shape for image in files.values()} == {SIZE}
+        assert all(np.array_equal(image.affine, files["seg"].affine) for image in files.values())
+        assert files["seg"].header.get_zooms() == (8, 8, 8)
+        assert set(np.unique(files["seg"].dataobj)) <= {0, 1, 2, 3}
+        assert np.asarray(files["t1"].dataobj).std() > 0
+
+
+def test_the_datalist_has_one_subject_a_label_map(maps: Path, tmp_path: Path) -> None:
+    report = make(maps, tmp_path / "out", 4)
+    assert report.datalist == tmp_path / "out" / "datalist.json"
+    train, held_out = (fold_items(report.datalist, fold=0, part=part) for part in ("train", "validation"))
+    assert {item["subject"] for item in train} == {"bert"}
+    assert {item["subject"] for item in held_out} == {"anna"}
+    assert len(train) == len(held_out) == 2
+    assert all(len(item["image"]) == 4 for item in train)
+
+
+def test_the_same_each_time_and_more_leave_the_earlier_ones(maps: Path, tmp_path: Path) -> None:
+    for out, n in (("a", 2), ("b", 2), ("c", 3)):
+        make(maps, tmp_path / out, n)
+    a, b, c = (content(tmp_path / out) for out in "abc")
+    assert a == b
+    assert all(c[name] == data for name, data in a.items() if name != "datalist.json")
+    assert not any(name in content_of for content_of in (a,) for name in c if "0002" in name)
+
+
+def test_another_seed_gives_other_heads(maps: Path, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        make(maps, tmp_path / "out", 1, seed=seed)
+    a, b = (tmp_path / "out" / f"anna-s{seed}-0000" / f"anna-s{seed}-0000_t1.nii.gz" for seed in (0, 1))
+    assert not np.array_equal(np.asarray(nib.load(a).dataobj), np.asarray(nib.load(b).dataobj))
+
+
+def test_it_goes_on_where_it_stopped(maps: Path, tmp_path: Path) -> None:
+    """What is whole is kept; what lacks a file, a record, or was made otherwise is made again, the same."""
+    out = tmp_path / "out"
+    make(maps, out, 3)
+    before = content(out)
+    (out / "anna-s0-0000" / "anna-s0-0000_t2.nii.gz").unlink()
+    (out / "bert-s0-0001" / "bert-s0-0001.json").write_text("{")
+    report = make(maps, out, 3)
+    assert sorted(report.made) == ["anna-s0-0000", "bert-s0-0001"]
+    assert report.kept == ["anna-s0-0002"]
+    assert content(out) == before
+    assert make(maps, out, 3, tumour=False).kept == []
+    assert not np.asarray(nib.load(out / "anna-s0-0000" / "anna-s0-0000_seg.nii.gz").dataobj).any()
+
+
+def test_a_label_map_that_changed_is_noticed(maps: Path, tmp_path: Path) -> None:
+    make(maps, tmp_path / "out", 1)
+    labels = nested_head().numpy()
+    labels[20:24, 20:24, 20:24] = 10
+    nib.save(nib.Nifti1Image(labels, np.diag([4.0, 4, 4, 1])), maps / "anna.nii.gz")
+    assert make(maps, tmp_path / "out", 1).made == ["anna-s0-0000"]
+
+
+def test_orientation_does_not_matter(maps: Path) -> None:
+    """Both files hold the same head, stored differently."""
+    anna, bert = (read_label_map(maps / f"{name}.nii.gz") for name in ("anna", "bert"))
+    assert np.array_equal(anna.labels, bert.labels)
+    assert anna.spacing_mm == (4, 4, 4)
+
+
+def test_an_unknown_label_fails_its_cases_alone(maps: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = nested_head().numpy()
+    labels[24, 24, 24] = 777
+    nib.save(nib.Nifti1Image(labels, np.eye(4)), maps / "bert.nii.gz")
+    report = make(maps, tmp_path / "out", 2)
+    assert report.exit_code == ExitCode.SOME_FAILED
+    assert list(report.failed) == ["bert-s0-0001"]
+    assert "777" in caplog.text
+    assert "FreeSurfer" in caplog.text
+    assert [item["case"] for item in json.loads((tmp_path / "out" / "datalist.json").read_text())["training"]] == [
+        "anna-s0-0000"
+    ]
+
+
+def test_all_failed_writes_no_datalist(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((24, 24, 24), np.uint8), np.eye(4)), tmp_path / "empty.nii.gz")
+    report = make(tmp_path / "empty.nii.gz", tmp_path / "out", 1)
+    assert report.exit_code == ExitCode.ALL_FAILED
+    assert report.datalist is None
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_an_image_is_no_label_map(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).random((16, 16, 16)).astype(np.float32)
+    nib.save(nib.Nifti1Image(noise, np.eye(4)), tmp_path / "t1.nii.gz")
+    with pytest.raises(InputError, match="whole numbers") as caught:
+        read_label_map(tmp_path / "t1.nii.gz")
+    assert "label map" in caught.value.way_out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"spacing": 0.0},
+        {"spacing": -1.0},
+        {"n": 0},
+        {"seed": -1},
+        {"sequences": ["T9"]},
+        {"sequences": []},
+        {"shape": (4, 4, 4)},
+        {"shape": (32, 32)},
+        {"device": "nonsense"},
+    ],
+    ids=str,
+)
+def test_settings_that_mean_nothing(maps: Path, tmp_path: Path, settings: dict) -> None:
+    with pytest.raises(SettingError):
+        make(maps, tmp_path / "out", **settings)
+
+
+def test_no_input(tmp_path: Path) -> None:
+    for given in (tmp_path, tmp_path / "nowhere", []):
+        with pytest.raises(NoInputError):
+            find_label_maps(given)
+
+
+def test_an_output_that_cannot_be_written(maps: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EnvironmentFault):
+        make(maps, tmp_path / "file" / "out")
+
+
+def test_two_label_maps_of_one_name(maps: Path, tmp_path: Path) -> None:
+    """They are two subjects."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "anna.nii").write_bytes(b"")
+    nib.save(nib.load(maps / "anna.nii.gz"), tmp_path / "more" / "anna.nii")
+    report = synthesize([maps / "anna.nii.gz", tmp_path / "more"], tmp_path / "out", 2, spacing=8.0, shape=SIZE)
+    assert sorted(report.made) == ["anna-m1-s0-0001", "anna-s0-0000"]
+    assert len({item["subject"] for item in json.loads(report.datalist.read_text())["training"]}) == 2
+
+
+def test_real_label_maps(real_data: Path, tmp_path: Path) -> None:
+    """The first of the real heads: all labels known, a tumour in the brain, four sequences."""
+    files = find_label_maps(real_data / "labelmaps")
+    report = synthesize(files[:1], tmp_path, 1, tumour=True, spacing=3.0, skull=False)
+    assert report.exit_code == ExitCode.OK
+    assert nib.load(next(tmp_path.glob("*/*_seg.nii.gz"))).shape == (54, 64, 54)

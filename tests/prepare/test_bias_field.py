@@ -1,0 +1,327 @@
+"""N4: pieces counted by hand, SimpleITK as the oracle, known fields found again, bad input named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from neurobundle.errors import InputError, SettingError
+from neurobundle.prepare.bias_correction import META_KEY, N4BiasFieldCorrectiond
+from neurobundle.prepare.bias_field import (
+    N4Settings,
+    _basis,
+    _contract,
+    _expand,
+    _refined,
+    find_bias_field,
+    n4,
+    otsu_threshold,
+)
+
+SHAPE = (36, 44, 30)
+
+
+def head(shape: tuple[int, ...] = SHAPE, seed: int = 0, strength: float = 1.0) -> tuple[np.ndarray, ...]:
+    """A ball of three tissues with a smooth field: image, mask, log field."""
+    rng = np.random.default_rng(seed)
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    mask = sum(axis**2 for axis in axes) < 0.85
+    texture = ndimage.gaussian_filter(rng.normal(size=shape), 2)
+    texture /= texture.std()
+    tissue = np.select([texture > 0.5, texture > -0.5], [300.0, 200.0], 100.0)
+    field = strength * (0.25 * axes[0] + 0.2 * axes[0] * axes[1] - 0.15 * axes[-1] ** 2)
+    image = np.where(mask, (tissue + rng.normal(0, 5, shape)).clip(1), 0) * np.exp(field)
+    return image.astype(np.float32), mask, field
+
+
+def of_itk(image: np.ndarray, mask: np.ndarray, iterations: tuple[int, ...], tolerance: float) -> np.ndarray:
+    filter_ = sitk.N4BiasFieldCorrectionImageFilter()
+    filter_.SetMaximumNumberOfIterations(list(iterations))
+    filter_.SetConvergenceThreshold(tolerance)
+    volume = sitk.GetImageFromArray(np.ascontiguousarray(image.T))
+    filter_.Execute(volume, sitk.GetImageFromArray(np.ascontiguousarray(mask.T).astype(np.uint8)))
+    return np.asarray(sitk.GetArrayFromImage(filter_.GetLogBiasFieldAsImage(volume)).T)
+
+
+def rms(values: np.ndarray) -> float:
+    return float(np.sqrt((values**2).mean()))
+
+
+# --- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_sum_to_one_and_know_their_place() -> None:
+    """At a knot a cubic B-spline has the weights 1, 4 and 1 sixths."""
+    basis = _basis(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), 5)
+    assert basis.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
+    assert basis[0].tolist() == pytest.approx([1 / 6, 4 / 6, 1 / 6, 0, 0])
+    assert basis[1].tolist() == pytest.approx([0, 1 / 6, 4 / 6, 1 / 6, 0])
+    assert basis[2].tolist() == pytest.approx([0, 0, 1 / 6, 4 / 6, 1 / 6])
+
+
+@given(st.integers(4, 9), st.sampled_from([1, 2, 3]), st.integers(0, 2**16))
+def test_a_finer_lattice_is_the_same_field(n: int, ndim: int, seed: int) -> None:
+    lattice = torch.from_numpy(np.random.default_rng(seed).normal(size=(n,) * ndim))
+    u = torch.linspace(0, 1, 23, dtype=torch.float64)
+    finer = _refined(lattice)
+    assert finer.shape == (2 * n - 3,) * ndim
+    assert torch.allclose(_expand(finer, [_basis(u, 2 * n - 3)] * ndim), _expand(lattice, [_basis(u, n)] * ndim))
+
+
+def test_contracting_is_the_transpose_of_expanding() -> None:
+    rng = np.random.default_rng(0)
+    bases = [torch.from_numpy(rng.normal(size=(size, 4))) for size in (5, 6, 7)]
+    volume, lattice = torch.from_numpy(rng.normal(size=(5, 6, 7))), torch.from_numpy(rng.normal(size=(4, 4, 4)))
+    assert float((volume * _expand(lattice, bases)).sum()) == pytest.approx(
+        float((_contract(volume, bases) * lattice).sum())
+    )
+
+
+def test_otsu_parts_two_heaps() -> None:
+    values = torch.cat([torch.linspace(0, 1, 50), torch.linspace(9, 10, 50)])
+    assert 1 <= otsu_threshold(values) <= 9
+
+
+# --- SimpleITK as the oracle -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (37, 41)], ids=["3D", "2D"])
+def test_fixed_iterations_at_one_level_equal_itk(shape: tuple[int, ...]) -> None:
+    image, mask, _ = head(shape)
+    ours = n4(image, mask, shrink=1, iterations=(12,), tolerance=0)
+    # In a slice there are some hundred voxels, and ITK counts them in float32.
+    assert rms((ours.log_field - of_itk(image, mask, (12,), 0))[mask]) < (1e-5 if len(shape) == 3 else 1e-4)
+    assert [len(level.changes) for level in ours.record.levels] == [12]
+
+
+def test_levels_and_convergence_equal_itk() -> None:
+    image, mask, _ = head()
+    ours = n4(image, mask, shrink=1)
+    assert rms((ours.log_field - of_itk(image, mask, (50,) * 4, 1e-3))[mask]) < 2e-5
+    assert [level.control_points for level in ours.record.levels] == [4, 5, 7, 11]
+    assert all(level.converged and level.changes[-1] < 1e-3 for level in ours.record.levels)
+
+
+# --- what it is for --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shrink", [1, 2, 4])
+def test_a_known_field_is_found(shrink: int) -> None:
+    image, mask, field = head((64, 72, 60))
+    found = n4(image, mask, shrink=shrink)
+    error = (found.log_field - field)[mask]
+    assert rms(error - error.mean()) < 0.012
+    assert rms(field[mask] - field[mask].mean()) > 0.1
+    assert np.allclose(found.corrected, image / np.exp(found.log_field), rtol=1e-4)
+
+
+def test_without_a_field_there_is_next_to_none() -> None:
+    image, mask, _ = head((64, 72, 60), strength=0)
+    found = n4(image, mask).log_field[mask]
+    assert found.std() < 0.01
+
+
+def test_the_unit_of_the_intensities_does_not_matter() -> None:
+    image, mask, _ = head()
+    one, other = n4(image, mask, shrink=2).log_field, n4(image * 1000, mask, shrink=2).log_field
+    assert np.allclose(one, other, atol=1e-4)
+
+
+def test_a_mask_is_made_if_none_is_given() -> None:
+    image, mask, field = head((64, 72, 60))
+    found = n4(image)
+    assert found.record.otsu is not None
+    error = (found.log_field - field)[mask]
+    assert rms(error - error.mean()) < 0.02
+
+
+def test_what_is_not_above_zero_is_not_looked_at() -> None:
+    """Spline interpolation leaves negative voxels in a head; N4 takes logarithms."""
+    image, mask, _ = head()
+    hurt = image.copy()
+    hurt[mask & (np.random.default_rng(1).random(SHAPE) < 0.01)] = -5
+    found = n4(hurt, mask, shrink=1)
+    assert np.isfinite(found.corrected).all()
+    assert rms((found.log_field - n4(image, mask, shrink=1).log_field)[mask]) < 0.01
+
+
+def test_thick_slices_are_not_thinned_out() -> None:
+    image, mask, _ = head((64, 64, 24))
+    assert n4(image, mask, shrink=4).record.shrink == (4, 4, 1)
+
+
+def test_an_array_that_was_turned() -> None:
+    """Nibabel's canonical order leaves negative strides; a file may be big-endian."""
+    image, mask, _ = head()
+    turned = n4(image[::-1].astype(">f4"), mask[::-1])
+    assert np.allclose(turned.log_field, n4(np.ascontiguousarray(image[::-1]), mask[::-1]).log_field)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int16, np.uint16])
+def test_every_kind_of_image(kind: Any) -> None:
+    image, mask, _ = head()
+    found = n4(image.astype(kind), mask)
+    assert (found.corrected.dtype, found.log_field.dtype) == (np.float32, np.float32)
+
+
+def test_tensors_give_tensors_and_nothing_is_changed() -> None:
+    image, mask, _ = head()
+    before = image.copy()
+    tensors = n4(torch.from_numpy(image), torch.from_numpy(mask))
+    assert isinstance(tensors.corrected, torch.Tensor)
+    assert np.array_equal(tensors.log_field.numpy(), n4(image, mask).log_field), "and the same twice"
+    assert np.array_equal(image, before)
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+def spoiled(name: str) -> tuple[np.ndarray, np.ndarray | None]:
+    image, mask, _ = head()
+    nan = image.copy()
+    nan[0, 0, 0] = np.nan
+    one = np.zeros_like(mask)
+    one[18, 22, 15] = True
+    return {
+        "nan": (nan, mask),
+        "negative": (-image, mask),
+        "constant": (np.full(SHAPE, 7.0), mask),
+        "constant inside": (np.where(mask, 5.0, 0.0), mask),
+        "empty mask": (image, np.zeros_like(mask)),
+        "other shape": (image, mask[1:]),
+        "one voxel": (image, one),
+        "four axes": (image[None, None], None),
+        "no voxel": (image[:0], None),
+    }[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nan", "NaN or infinite"),
+        ("negative", "no voxel above 0"),
+        ("constant", "7 everywhere"),
+        ("constant inside", "constant inside the mask"),
+        ("empty mask", "the mask is empty"),
+        ("other shape", r"the mask has the shape \(35, 44, 30\)"),
+        ("one voxel", "1 voxels above 0 are in the mask|0 voxels above 0 are in the mask"),
+        ("four axes", "one 2D or 3D image at a time"),
+        ("no voxel", r"\(0, 44, 30\)"),
+    ],
+)
+def test_bad_input_is_named_with_the_way_out(name: str, says: str) -> None:
+    image, mask = spoiled(name)
+    with pytest.raises(InputError, match=says) as error:
+        n4(image, mask)
+    assert error.value.way_out
+
+
+@pytest.mark.parametrize(
+    "bad", [{"shrink": 0}, {"iterations": ()}, {"control_points": 3}, {"fwhm": 0}, {"tolerance": -1}]
+)
+def test_settings_that_mean_nothing_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(SettingError, match=next(iter(bad))):
+        N4Settings(**bad)
+
+
+# --- the transform ---------------------------------------------------------------------------------------------------
+
+
+def case() -> dict[str, Any]:
+    image, mask, _ = head()
+    stacked = MetaTensor(torch.from_numpy(np.stack([image, image**1.1])), meta={"filename_or_obj": "anna.nii.gz"})
+    return {"image": stacked, "mask": torch.from_numpy(mask)[None]}
+
+
+def test_each_channel_has_its_own_field_and_the_metadata_says_so() -> None:
+    data = case()
+    before = data["image"].clone()
+    result = N4BiasFieldCorrectiond("image", mask_key="mask", shrink=2)(data)["image"]
+    for channel in range(2):
+        expected = n4(before[channel].numpy(), data["mask"][0].numpy(), shrink=2).corrected
+        assert np.allclose(result[channel].numpy(), expected)
+    assert result.meta[META_KEY] == "n4, shrink 2"
+    assert result.meta["filename_or_obj"] == "anna.nii.gz"
+    assert torch.equal(data["image"], before)
+    assert META_KEY not in data["image"].meta
+
+
+def test_the_method_is_chosen_by_a_config() -> None:
+    config = {"_target_": "neurobundle.prepare.N4BiasFieldCorrectiond", "keys": "image", "mask_key": "mask"}
+    results = {}
+    for method in ("n4", "simpleitk", "none"):
+        parser = ConfigParser({"step": {**config, "method": method, "shrink": 1, "iterations": [10], "tolerance": 0}})
+        parser.parse()
+        results[method] = parser.get_parsed_content("step")(case())["image"]
+    assert torch.equal(results["none"], case()["image"])
+    assert torch.allclose(results["n4"].as_tensor(), results["simpleitk"].as_tensor(), rtol=1e-3)
+    with pytest.raises(SettingError, match="'n3'"):
+        N4BiasFieldCorrectiond("image", method="n3")  # type: ignore[arg-type]
+
+
+def test_an_absent_channel_is_left_alone_or_named() -> None:
+    data = case()
+    data["image"][1] = 0
+    assert not N4BiasFieldCorrectiond("image", allow_empty=True)(data)["image"][1].any()
+    with pytest.raises(InputError, match=r"anna\.nii\.gz: the image has no voxel above 0"):
+        N4BiasFieldCorrectiond("image")(data)
+
+
+def test_a_mask_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingError, match="no mask 'brain'"):
+        N4BiasFieldCorrectiond("image", mask_key="brain")(case())
+
+
+def test_what_was_found_is_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = N4BiasFieldCorrectiond("image", mask_key="mask", cache_dir=tmp_path)
+    first = step(case())["image"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+    def never(*_: Any) -> None:
+        raise AssertionError("it was found before")
+
+    monkeypatch.setattr("neurobundle.prepare.bias_correction.find_bias_field", never)
+    assert torch.equal(step(case())["image"], first)
+    other = case()
+    other["image"][0, 18, 22, 15] += 1
+    with pytest.raises(AssertionError, match="found before"):
+        step(other)
+    with pytest.raises(AssertionError, match="found before"):
+        N4BiasFieldCorrectiond("image", mask_key="mask", cache_dir=tmp_path, shrink=2)(case())
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "garbage", "flipped", "stale"])
+def test_a_damaged_cache_is_made_again_with_one_line_62(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = N4BiasFieldCorrectiond("image", mask_key="mask", cache_dir=tmp_path)
+    data = case()
+    data["image"] = data["image"][:1]
+    first = step(data)["image"]
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    if how == "stale":
+        field = find_bias_field(torch.rand(9, 9, 9) + 1, torch.ones(9, 9, 9))
+        from neurobundle.prepare.bias_correction import _write
+
+        _write(path, field)
+    else:
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        path.write_bytes({"truncated": whole[:middle], "empty": b"", "garbage": b"?" * 99, "flipped": flipped}[how])
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(step(data)["image"], first)
+    assert len(caplog.records) == 1
+    assert path.name in caplog.text
+    assert path.read_bytes() == whole
