@@ -56,7 +56,7 @@ class NeurobundleError(Exception):
     def brief(self) -> str:
         """The message with the file's name alone: what is written where others read it names no folder.
 
-        >>> InputError("it is empty", "Copy it again.", case="anna", file="/home/me/anna.nii").brief()
+        >>> InputError("it is empty", "Copy it again.", case="anna", file="scans/anna.nii").brief()
         'anna anna.nii: it is empty. Copy it again.'
         """
         if not self.file:
