@@ -96,12 +96,11 @@ def test_otsu_parts_two_heaps() -> None:
 # --- SimpleITK as the oracle -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (37, 41)], ids=["3D", "2D"])
+@pytest.mark.parametrize("shape", [SHAPE, (90, 101)], ids=["3D", "2D"])
 def test_fixed_iterations_at_one_level_equal_itk(shape: tuple[int, ...]) -> None:
     image, mask, _ = head(shape)
     ours = n4(image, mask, shrink=1, iterations=(12,), tolerance=0)
-    # In a slice there are some hundred voxels, and ITK counts them in float32.
-    assert rms((ours.log_field - of_itk(image, mask, (12,), 0))[mask]) < (1e-5 if len(shape) == 3 else 1e-4)
+    assert rms((ours.log_field - of_itk(image, mask, (12,), 0))[mask]) < 1e-5
     assert [len(level.changes) for level in ours.record.levels] == [12]
 
 

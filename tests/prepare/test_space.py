@@ -204,13 +204,15 @@ def test_a_voxel_lies_where_the_affine_says(
     slope = np.random.default_rng(seed).uniform(-1, 1, 3)
     index = np.moveaxis(np.indices(shape), 0, -1)
     array = apply(affine, index) @ slope
-    image = volume(array, affine)
+    # About its middle: far from the origin, float32 rounds the function itself by more than is allowed here.
+    middle = array.mean()
+    image = volume(array - middle, affine)
     result = ToNetworkGridd("image", spacing)({"image": image})["image"]
     places = apply(result.affine.numpy(), np.moveaxis(np.indices(result.shape[1:]), 0, -1))
     native = apply(np.linalg.inv(affine), places)
     inside = ((native >= -1e-6) & (native <= np.array(shape) - 1 + 1e-6)).all(axis=-1)
     assert inside.any()
-    assert np.abs(result[0].numpy() - places @ slope)[inside].max() < 5e-4
+    assert np.abs(result[0].numpy() - (places @ slope - middle))[inside].max() < 1e-4
     assert np.allclose(np.linalg.norm(result.affine.numpy()[:3, :3], axis=0), spacing)
 
 
@@ -283,7 +285,7 @@ def test_grids_that_are_turned_against_each_other() -> None:
     array = apply(source, np.moveaxis(np.indices(shape), 0, -1)) @ slope
     result = sample(torch.from_numpy(array)[None], source, Grid((4, 5, 4), target))
     places = apply(target, np.moveaxis(np.indices((4, 5, 4)), 0, -1))
-    assert np.abs(result[0].numpy() - places @ slope).max() < 5e-4
+    assert np.abs(result[0].numpy() - places @ slope).max() < 1e-4
     far = target.copy()
     far[:3, 3] += 500
     assert not sample(torch.from_numpy(array)[None], source, Grid((4, 5, 4), far)).any()
