@@ -11,13 +11,10 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from monai.transforms import Compose, EnsureTyped, LoadImaged, Orientationd, Spacingd, Transform
+from monai.transforms import Compose, EnsureTyped, LoadImaged, Transform
 
 from neurobundle.prepare.intensity import NormalizeForegroundd
-from neurobundle.types import CANONICAL_AXES
-
-#: Axis labels in the order (negative, positive), so that MONAI need not guess between RAS+ and LPS+ metadata.
-AXIS_LABELS = (("L", "R"), ("P", "A"), ("I", "S"))
+from neurobundle.prepare.space import ToNetworkGridd
 
 
 def mri_preprocessing(
@@ -46,8 +43,7 @@ def mri_preprocessing(
     steps: list[Transform] = [
         *_loaders(image_keys, label_keys, allow_empty),
         EnsureTyped(keys, dtype=torch.float32),
-        Orientationd(keys, axcodes=CANONICAL_AXES, labels=AXIS_LABELS),
-        Spacingd(keys, pixdim=tuple(spacing_mm), mode=modes, padding_mode="border"),
+        ToNetworkGridd(keys, spacing_mm, modes),
         NormalizeForegroundd(image_keys, lower=lower, upper=upper, allow_empty=allow_empty),
     ]
     return Compose(steps)
