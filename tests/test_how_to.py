@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.arguments import parser
+from neurobundle.cli import parser
 
 from .conftest import ROOT
 from .helpers import Maker, small_datalist

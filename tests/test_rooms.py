@@ -11,7 +11,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "neurobundle"
 FLOOR = ("__init__", "errors", "files", "geometry", "lazy", "memory", "types")
 # measure writes its reports with what export has; export knows nothing of the truth.
 WAY = ("load", "prepare", "augment", "networks", "infer", "postprocess", "export", "measure")
-ROOF = ("train", "bundle", "label", "commands", "arguments", "cli", "__main__")
+ROOF = ("train", "bundle", "label", "commands", "cli", "__main__")
 LEVEL = dict.fromkeys(FLOOR, 0) | {name: 1 + n for n, name in enumerate(WAY)} | dict.fromkeys(ROOF, 100)
 
 

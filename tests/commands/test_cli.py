@@ -6,8 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.arguments import parser
-from neurobundle.cli import main
+from neurobundle.cli import main, parser
 from neurobundle.networks.manifest import sha256_of
 
 from ..conftest import BUNDLES
@@ -15,7 +14,7 @@ from ..helpers import TINY, Maker, small_datalist
 
 COMMANDS = (
     *("list", "info", "check", "convert", "run", "train", "evaluate", "compare", "crossval", "card", "split", "doctor"),
-    *("synthesize", "new", "demo"),
+    *("prepare", "synthesize", "new", "demo"),
 )
 
 

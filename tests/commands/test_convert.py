@@ -11,9 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.arguments import parser
 from neurobundle.bundle.journal import CaseResult, Journal
-from neurobundle.cli import main
+from neurobundle.cli import main, parser
 from neurobundle.commands import convert as module
 from neurobundle.commands.convert import convert, sidecar
 from neurobundle.errors import EnvironmentFault

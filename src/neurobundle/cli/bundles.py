@@ -1,0 +1,142 @@
+"""The subcommands about bundles themselves: what there is, what it is, is it sound, one of your own."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from neurobundle.cli.console import command, say
+from neurobundle.errors import ExitCode
+
+logger = logging.getLogger(__name__)
+
+
+def add_list(commands: Any) -> None:
+    """``neurobundle list``."""
+    sub = command(commands, "list", _list, "List the bundles that can be run.", "neurobundle list")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _list(options: argparse.Namespace) -> int:
+    from neurobundle.commands.listing import listing
+
+    rows = listing()
+    if options.json:
+        say(json.dumps(rows, indent=2))
+    else:
+        width = max((len(row["name"]) for row in rows), default=0)
+        for row in rows:
+            say(f"{row['name']:<{width}}  {row['version']:<8} {row['task']}")
+    return int(ExitCode.OK if rows else ExitCode.NO_INPUT)
+
+
+def add_info(commands: Any) -> None:
+    """``neurobundle info``."""
+    sub = command(
+        commands,
+        "info",
+        _info,
+        "Show what a bundle does, wants and gives.",
+        "neurobundle info hippocampus_segmentation",
+    )
+    sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _info(options: argparse.Namespace) -> int:
+    from neurobundle.bundle.find import info
+    from neurobundle.commands.listing import description_text
+
+    found = info(options.name)
+    say(json.dumps(found, indent=2) if options.json else description_text(found))
+    return int(ExitCode.OK)
+
+
+def add_doctor(commands: Any) -> None:
+    """``neurobundle doctor``."""
+    sub = command(
+        commands,
+        "doctor",
+        _doctor,
+        "Check a bundle, ours or anybody's, without a network.",
+        "neurobundle doctor bundles/hippocampus_segmentation",
+    )
+    sub.add_argument("bundle_dir", help="a bundle's folder, or the name of one of ours")
+    sub.add_argument("--json", action="store_true", help="for programs")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from neurobundle.bundle.doctor import as_json, as_table, examine, verdict
+    from neurobundle.bundle.find import find_bundle, is_bundle
+
+    here = Path(options.bundle_dir)
+    findings = examine(here if is_bundle(here) else find_bundle(options.bundle_dir))
+    say(as_json(findings) if options.json else as_table(findings))
+    return int(verdict(findings))
+
+
+def add_new(commands: Any) -> None:
+    """``neurobundle new``."""
+    sub = command(
+        commands,
+        "new",
+        _new,
+        "Make a bundle of your own from one of ours.",
+        "neurobundle new thalamus_segmentation -o bundles",
+    )
+    sub.add_argument("name", help="ends in _segmentation, _classification or _detection")
+    sub.add_argument("-o", "--output", type=Path, default=Path(), metavar="DIR", help="where its folder goes (here)")
+    sub.add_argument("--from", dest="origin", default="hippocampus_segmentation", help="the bundle to start from")
+
+
+def _new(options: argparse.Namespace) -> int:
+    from neurobundle.bundle.find import find_bundle
+    from neurobundle.bundle.scaffold import new_bundle
+
+    made = new_bundle(options.name, options.output, find_bundle(options.origin))
+    say(f"made {made}; next: {made / 'docs' / 'README.md'} and docs/how-to/new-bundle.md")
+    return int(ExitCode.OK)
+
+
+def add_card(commands: Any) -> None:
+    """``neurobundle card``."""
+    sub = command(
+        commands,
+        "card",
+        _card,
+        "Write the tables of a bundle's card, and its metadata's scores, from the results of an evaluation.",
+        "neurobundle card bundles/hippocampus_segmentation --results out/cv",
+    )
+    sub.add_argument("name", help="a bundle's name or folder")
+    sub.add_argument("--results", type=Path, metavar="DIR", help="copied to docs/results first (those that are there)")
+
+
+def _card(options: argparse.Namespace) -> int:
+    from neurobundle.bundle.find import find_bundle
+    from neurobundle.commands.card import publish_results
+
+    say(f"written: {publish_results(find_bundle(options.name), options.results)}")
+    return int(ExitCode.OK)
+
+
+def add_demo(commands: Any) -> None:
+    """``neurobundle demo``."""
+    sub = command(
+        commands,
+        "demo",
+        _demo,
+        "Segment both hippocampi of the template that nilearn carries; nothing is downloaded.",
+        "neurobundle demo -o demo",
+    )
+    sub.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from neurobundle.commands.demo import demo
+
+    for line in demo(options.output, debug=options.debug):
+        say(line)
+    return int(ExitCode.OK)
