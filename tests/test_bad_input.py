@@ -9,7 +9,7 @@ import pytest
 from .conftest import ROOT
 
 #: What this part of the project answers for.
-NUMBERS = [*range(1, 47), 56, *range(64, 70), *range(78, 82)]
+NUMBERS = [*range(1, 47), 56, 62, *range(64, 70), *range(78, 82)]
 
 #: ``def test_21_header``, ``def test_skips_65``, and ids such as "21-header-lies" or id="16".
 _NAMED = (r"def test_(\d+)_", r"def test_\w*_(\d+)\(", r"id=\"(\d+)[\"-]", r"\"(\d+)-[a-z]")

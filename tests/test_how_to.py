@@ -18,6 +18,7 @@ import pytest
 
 from neurobundle.cli import parser
 
+from .augment.test_synthesis import nested_head
 from .conftest import ROOT
 from .helpers import Maker, small_datalist
 
@@ -83,6 +84,26 @@ def test_split_page(tmp_path: Path, make_pair: Maker) -> None:
     written = json.loads((tmp_path / "datalist.json").read_text())
     assert {item["fold"] for item in written["training"]} == set(range(5))
     assert written["test"], "the last command of the page holds out a test set"
+
+
+@pytest.mark.slow
+def test_training_data_page(tmp_path: Path, make_pair: Maker) -> None:
+    """Each command of the page; the training is the overlay's one epoch."""
+    for n in range(10):
+        image, label = make_pair(tmp_path / "made", f"case_{n:02d}", seed=n, shape=(24, 28, 24))
+        for folder, source in (("imagesTr", image), ("labelsTr", label)):
+            target = tmp_path / "data" / "hippocampus" / folder / source.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    (tmp_path / "labelmaps").mkdir()
+    for name in ("anna", "bert"):
+        nib.save(nib.Nifti1Image(nested_head().numpy(), np.diag([4.0, 4, 4, 1])), tmp_path / f"labelmaps/{name}.nii.gz")
+    commands = blocks("docs/how-to/training-data.md")
+    commands[0] = commands[0].replace("blocks:10", "blocks:1").replace("store=store", "store=store --config smoke")
+    run_all(commands, tmp_path)
+    assert (tmp_path / "out" / "fold0" / "final.pt").is_file()
+    assert len(json.loads((tmp_path / "store" / "index.json").read_text())["cases"]) == 10
+    assert len(list((tmp_path / "heads").glob("*/*_seg.nii.gz"))) == 2
 
 
 @pytest.mark.slow

@@ -91,6 +91,7 @@ TRAIN: dict[str, Any] = {
     **SHARED,
     "epochs": 2,
     "val_interval": 1,
+    "store": None,
     "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.1},
     "loss": {"_target_": "DiceLoss", "softmax": True, "to_onehot_y": True},
     "train": {

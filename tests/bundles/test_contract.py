@@ -19,7 +19,7 @@ from ..helpers import TINY, Maker, small_datalist
 
 IDS = ["bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "datalist", "fold", "device", "amp", "max_cases"]
 IDS += ["num_workers", "cache_rate", "seed", "resume", "network_size"]
-TRAIN_IDS = [*IDS, "epochs", "val_interval"]
+TRAIN_IDS = [*IDS, "epochs", "val_interval", "store"]
 
 
 def top_level(path: Path) -> set[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from neurobundle.cli import main
 from neurobundle.commands.prepare import prepare
 from neurobundle.commands.train import run_plan, train_plan
 from neurobundle.errors import EnvironmentFault, NoInputError, SettingError, exit_code
@@ -37,12 +38,41 @@ def test_prepare_then_train_from_it(
     monkeypatch.setattr(Store, "_make", lambda *args: pytest.fail("it was prepared again"))
     weights = []
     for name, extra in (("with", {"store": str(store)}), ("without", {})):
-        settings = {**TINY, "device": "cpu", "cache_rate": 1.0, **extra}
-        plan = train_plan(BUNDLE, data, tmp_path / name, overlays=["store"], settings=settings)
+        settings = {**TINY, "device": "cpu", **extra}
+        plan = train_plan(BUNDLE, data, tmp_path / name, settings=settings)
         dataset = run_plan(plan).parser.get_parsed_content("train::dataset")
         assert isinstance(dataset, StoreDataset) == bool(extra)
         weights.append(torch.load(tmp_path / name / "final.pt", weights_only=True))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_the_overlay_keeps_a_store_beside_the_outputs(tmp_path: Path, make_pair: Maker) -> None:
+    data, out = small_datalist(tmp_path, make_pair), tmp_path / "out"
+    plan = train_plan(BUNDLE, data, out, overlays=["store"], settings={**TINY, "device": "cpu"})
+    dataset = run_plan(plan).parser.get_parsed_content("train::dataset")
+    assert isinstance(dataset, StoreDataset)
+    trained = {entry["case"] for entry in read_index(out / "store")["cases"].values()}
+    assert trained == {str(item["case"]) for item in dataset.data}
+
+
+def test_the_command_says_what_it_did(
+    tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A case that was cut short on the disk is made again, with one line."""
+    data, store = small_datalist(tmp_path, make_pair), tmp_path / "store"
+    words = ["prepare", BUNDLE, "--data", str(data), "-o", str(store), "--dtype", "float32", "--workers", "2"]
+    assert main(words) == 0
+    assert f"4 of 4 cases in the store: {store}" in capsys.readouterr().out
+    longest = max(store.glob("*.npy"), key=lambda path: path.stat().st_size)
+    longest.write_bytes(longest.read_bytes()[:100])
+    caplog.clear()
+    assert main(words) == 0
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "is damaged" in line
+    assert "made again" in line
+    (tmp_path / "images" / "case_1.nii.gz").write_bytes(b"")
+    assert main(words) == 3
+    assert "3 of 4 cases in the store" in capsys.readouterr().out
 
 
 def test_again_does_nothing(tmp_path: Path, make_pair: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,27 @@ def test_spacing_is_what_was_asked_for(tmp_path: Path) -> None:
     assert case["image"].shape == (1, 20, 20, 17)
 
 
+def test_the_bias_field_is_divided_out_before_the_resampling(tmp_path: Path) -> None:
+    """On the scan's own grid, so that a field that was found serves every spacing."""
+    i, j, k = np.meshgrid(*(np.linspace(-1, 1, n) for n in (32, 32, 16)), indexing="ij")
+    head = 100.0 * (i**2 + j**2 + k**2 < 0.8)
+    scan = head * np.exp(0.3 * i) + np.random.default_rng(0).uniform(0, 2, head.shape)
+    nib.save(nib.Nifti1Image(scan.astype(np.float32), np.diag([1, 1, 2, 1])), tmp_path / "head.nii.gz")
+    spread = {}
+    for method in ("none", "n4"):
+        steps = mri_preprocessing(["image"], bias_field=method, bias_cache=str(tmp_path / "cache"))
+        image = steps({"image": str(tmp_path / "head.nii.gz")})["image"]
+        line = image[0, 4:-4, 16, 16]
+        spread[method] = float(line.std() / (line.mean() - image.min()))
+        assert image.meta.get("bias_field") == (None if method == "none" else "n4, shrink 4")
+    assert spread["n4"] < 0.5 * spread["none"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    mri_preprocessing(["image"], spacing_mm=(2, 2, 2), bias_field="n4", bias_cache=str(tmp_path / "cache"))(
+        {"image": str(tmp_path / "head.nii.gz")}
+    )
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
 def test_the_loader_stands_in_the_open() -> None:
     """MONAI Label looks through the list of transforms for the loader."""
     assert isinstance(mri_preprocessing(["image"]).transforms[0], LoadImaged)

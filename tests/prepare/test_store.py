@@ -186,7 +186,7 @@ def _moved(text: str) -> str:
         *("index cut", "index null", "index number"),
     ],
 )
-def test_a_bad_entry_is_made_again(
+def test_62_a_bad_entry_is_made_again(
     fault: str, items: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With one line, and the result is that of an undamaged store."""
@@ -221,7 +221,7 @@ def test_what_is_done_is_not_done_again(
     assert [entry["key"] for entry in after.entries if entry] == [entry["key"] for entry in before if entry]
 
 
-def test_a_changed_file_or_preparation_is_stale(
+def test_62_a_changed_file_or_preparation_is_stale(
     items: list[dict[str, Any]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "store"

@@ -37,7 +37,7 @@ SHARED_IDS = (
     "resume",
     "network_size",
 )
-TRAIN_IDS = ("epochs", "val_interval")
+TRAIN_IDS = ("epochs", "val_interval", "store")
 
 #: Metadata field -> the distribution that it speaks of.
 VERSION_FIELDS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}

@@ -26,7 +26,7 @@ from neurobundle.networks.manifest import sha256_of
 #: is done with them afterwards, and that cannot change a voxel of a result. ``fold`` is not among them.
 WITHOUT_EFFECT = {
     *("bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "datalist", "max_cases", "data"),
-    *("num_workers", "cache_rate", "resume", "redo"),
+    *("num_workers", "cache_rate", "store", "resume", "redo"),
     *("run", "initialize", "finalize"),
 }
 

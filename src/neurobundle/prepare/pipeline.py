@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Transform
 
+from neurobundle.prepare.bias_correction import Method, N4BiasFieldCorrectiond
 from neurobundle.prepare.intensity import NormalizeForegroundd
 from neurobundle.prepare.space import ToNetworkGridd
 
@@ -24,8 +25,10 @@ def mri_preprocessing(
     lower: float = 0.5,
     upper: float = 99.5,
     allow_empty: bool = False,
+    bias_field: Method = "none",
+    bias_cache: str | None = None,
 ) -> Compose:
-    """Load, orient to RAS+, resample, clip at two percentiles and z-score over the foreground.
+    """Load, bring to the network's grid in one sampling, clip at two percentiles and z-score over the foreground.
 
     Args:
         image_keys: keys of the images; each is a file, or a list of files that become channels.
@@ -34,15 +37,23 @@ def mri_preprocessing(
         lower: percentile to clip at from below, over the foreground.
         upper: percentile to clip at from above, over the foreground.
         allow_empty: let a channel without a signal pass, for a network that can do without one.
+        bias_field: divide the bias field out before the resampling: ``n4``, ``simpleitk`` or ``none``.
+        bias_cache: a folder that keeps the fields that were found.
 
     Returns:
         A flat ``Compose``: images become ``(channel, i, j, k)`` float32, label maps the same with whole numbers.
     """
     keys = [*image_keys, *label_keys]
     modes = ["bilinear"] * len(image_keys) + ["nearest"] * len(label_keys)
+    corrections: list[Transform] = []
+    if bias_field != "none":
+        corrections = [
+            N4BiasFieldCorrectiond(image_keys, method=bias_field, cache_dir=bias_cache, allow_empty=allow_empty)
+        ]
     steps: list[Transform] = [
         *_loaders(image_keys, label_keys, allow_empty),
         EnsureTyped(keys, dtype=torch.float32),
+        *corrections,
         ToNetworkGridd(keys, spacing_mm, modes),
         NormalizeForegroundd(image_keys, lower=lower, upper=upper, allow_empty=allow_empty),
     ]
