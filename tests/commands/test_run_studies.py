@@ -212,10 +212,8 @@ def test_79_numbers_stay_numbers_where_files_are_called_by_numbers(run: Runner, 
     assert "gap of 3 mm between slices 10 and 12, expected 1.5; 1 slice" in case["error"]
 
 
-@pytest.fixture(scope="module")
-def two_channels(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle_of_two(tiny_bundle: Path, folder: Path) -> Path:
     """A bundle whose network sees T1 and FLAIR, on the FLAIR's grid, and can do without one."""
-    folder = tmp_path_factory.mktemp("two") / "two_segmentation"
     shutil.copytree(tiny_bundle, folder, ignore=shutil.ignore_patterns("*.pt", "M*256"))
     torch.manual_seed(0)
     save_weights(residual_unet(2, 3, size="tiny"), folder / "models" / "model.pt", origin="released")
@@ -229,6 +227,11 @@ def two_channels(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     image |= {"missing_channels": "fill"}
     metadata.write_text(json.dumps(content))
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_channels(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_of_two(tiny_bundle, tmp_path_factory.mktemp("two") / "two_segmentation")
 
 
 def test_several_channels_on_the_references_grid(run: Runner, tmp_path: Path, two_channels: Path, crop: Path) -> None:

@@ -88,3 +88,24 @@ def test_one_bad_study_does_not_stop_the_others(tmp_path: Path) -> None:
     assert [case["status"] for case in cases] == ["failed", "ok"]
     assert "truncated" in cases[0]["error"]
     assert not (tmp_path / "out" / "anna").exists()
+
+
+def test_no_scan_is_replaced_by_what_is_made_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The outputs' names are a layout, so that a folder converted onto itself would lose its scans."""
+    (tmp_path / "anna").mkdir()
+    files = [faults.good(tmp_path / "anna", f"anna_{channel}.nii.gz") for channel in ("T1", "FLAIR")]
+    before = [path.read_bytes() for path in files]
+    assert main(["convert", str(tmp_path), "-o", str(tmp_path), "--channels", "T1,FLAIR"]) == 4
+    assert "anna_T1.nii.gz, anna_FLAIR.nii.gz would be replaced" in capsys.readouterr().err
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_a_study_that_is_refused_leaves_no_earlier_conversion(tmp_path: Path) -> None:
+    for channel in ("T1", "FLAIR"):
+        (tmp_path / "in/anna").mkdir(parents=True, exist_ok=True)
+        faults.good(tmp_path / "in/anna", f"anna_{channel}.nii.gz")
+    words = ["convert", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--channels", "T1,FLAIR"]
+    assert main(words) == 0
+    faults.truncated(tmp_path / "in/anna/anna_FLAIR.nii.gz")
+    assert main(words) == 4
+    assert list((tmp_path / "out/anna").iterdir()) == []

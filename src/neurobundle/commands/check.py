@@ -180,6 +180,11 @@ def as_table(report: CheckReport, *, everything: bool = False) -> str:
         lines += [
             f"    {choice['channel']} is {choice['source']}: {choice['why']}" for choice in item.facts.get("chosen", ())
         ]
+        lines += [
+            f"    registration of {choice['channel']}: {choice['registration']['reason']}"
+            for choice in item.facts.get("chosen", ())
+            if "registration" in choice
+        ]
         lines += [f"    not {choice['source']}: {choice['why']}" for choice in item.facts.get("passed_over", ())]
         lines += [f"    {_where(finding, item)}{_sentence(finding)}" for finding in item.verdict.findings]
     if len(shown) < len(report.items):

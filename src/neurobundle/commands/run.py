@@ -16,14 +16,14 @@ import numpy as np
 
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
+from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import can_fill, channels_of, find_bundle, reference_of, structures_of
 from neurobundle.bundle.heads import segment_head
-from neurobundle.bundle.journal import CaseResult as CaseResult
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.commands.inputs import find_sources
-from neurobundle.commands.sources import Source, Wanted
+from neurobundle.commands.sources import Source, Wanted, registering
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
 from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
@@ -68,6 +68,7 @@ class Run:
         policy: what the gate allows.
         mapping: a file that says which scan is which channel.
         missing: ``refuse`` a study that lacks a channel, or ``fill`` it with zeros, if the bundle says it can.
+        register: bring the scans of a study onto its reference by rigid registrations.
         redo: do cases again that an earlier run finished.
         salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
         debug: let any exception of a case through, with its traceback.
@@ -86,6 +87,7 @@ class Run:
         policy: Policy = STRICT,
         mapping: Path | None = None,
         missing: Literal["refuse", "fill"] = "refuse",
+        register: bool = False,
         redo: bool = False,
         salted_names: bool = False,
         debug: bool = False,
@@ -101,7 +103,8 @@ class Run:
         if missing == "fill" and not can_fill(self.bundle_dir):
             raise SettingError(f"{self.bundle_dir.name} cannot do without a channel", "Leave --missing out.")
         channels, reference = channels_of(self.bundle_dir), reference_of(self.bundle_dir)
-        self.wanted = Wanted(channels, reference, mapping, missing, policy)
+        place = registering(channels) if register else None
+        self.wanted = Wanted(channels, reference, mapping, missing, policy, place)
         self.settings = {**(settings or {}), "output_dir": str(output)}
         self.overlays = overlays
         self.runner: CaseRunner | None = None
@@ -156,6 +159,8 @@ class Run:
                 input_kind=self.input_kind,
                 side=self.side,
                 gate=[asdict(self.wanted.policy), self.wanted.missing],
+                # Only where it is asked for, so that cases that were finished without it stay finished.
+                **({"register": True} if self.wanted.place else {}),
             ),
             "versions": dict(fingerprint.versions()),
         }

@@ -8,19 +8,22 @@ opens, logs or writes has the file's name or folder in it.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from neurobundle.bundle import fingerprint
-from neurobundle.errors import InputError, NeurobundleError
+from neurobundle.errors import InputError, NeurobundleError, SettingError, require
 from neurobundle.export.nifti import save_volume
 from neurobundle.load.gate import STRICT, Policy
 from neurobundle.load.scan import Scan, read_scan
-from neurobundle.load.study import Choice, Study, read_study
+from neurobundle.load.study import Choice, Place, Study, channels_named, read_study
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Wanted:
         mapping: a file that says which scan is which channel.
         missing: what becomes of a study that lacks a channel.
         policy: of the gate.
+        place: places each scan of a study next to the reference; None leaves them where their headers say.
     """
 
     channels: tuple[str, ...] = ()
@@ -40,6 +44,63 @@ class Wanted:
     mapping: Path | None = None
     missing: Literal["refuse", "fill"] = "refuse"
     policy: Policy = STRICT
+    place: Place | None = None
+
+
+def registering(channels: Sequence[str]) -> Place:
+    """What ``--register`` asks for, before any case is touched.
+
+    Args:
+        channels: those that are wanted.
+
+    Raises:
+        SettingError: if there is but one, so that nothing can be registered, or one is unknown.
+        MissingPackageError: if SimpleITK is not installed.
+    """
+    names = channels_named(channels) if channels else ()
+    if len(names) < 2:
+        raise SettingError(
+            f"--register brings the scans of a study together, and the channels here are: {', '.join(names) or 'none'}",
+            "Leave --register out, or name several channels of a study.",
+        )
+    require("SimpleITK", extra="head", feature="Registering the scans of a study")
+    from neurobundle.prepare.study_registration import place
+
+    return place
+
+
+def log_registrations(case: str, chosen: Iterable[Mapping[str, Any]]) -> None:
+    """A line for each scan that was registered, at the level that ``--verbose`` shows.
+
+    Args:
+        case: its name.
+        chosen: the channels' entries, as ``StudyScan.chosen`` gives them.
+    """
+    for entry in chosen:
+        if "registration" in entry:
+            logger.info("%s: %s: %s", case, entry["channel"], entry["registration"]["reason"])
+
+
+def registrations_in_words(chosen: Iterable[Mapping[str, Any]]) -> str:
+    """One line about the registrations of all cases of a command; empty if there was none.
+
+    Args:
+        chosen: the channels' entries of all cases, as ``StudyScan.chosen`` gives them.
+
+    >>> moved = {"registration": {"accepted": True, "moved_mm": 8.66}}
+    >>> registrations_in_words([moved, {"registration": {"accepted": False, "moved_mm": 0.0}}, {"channel": "T1"}])
+    'registered: 2 scans; 1 moved, by up to 8.7 mm; 1 stayed where the header says'
+    """
+    done = [entry["registration"] for entry in chosen if "registration" in entry]
+    moved = [one["moved_mm"] for one in done if one["accepted"]]
+    if not done:
+        return ""
+    parts = [f"registered: {len(done)} scan{'s' * (len(done) != 1)}"]
+    if moved:
+        parts.append(f"{len(moved)} moved, by up to {max(moved):.1f} mm")
+    if len(moved) < len(done):
+        parts.append(f"{len(done) - len(moved)} stayed where the header says")
+    return "; ".join(parts)
 
 
 @dataclass
@@ -74,8 +135,12 @@ class Source:
         """The scan; what the config opens then is what the gate let pass.
 
         Raises:
-            InputError: if the gate refuses it, or its name says that it is another sequence than the bundle wants.
+            InputError: if the gate refuses it, or its name says that it is another sequence than the bundle wants, or
+                the scans of a study are to be registered and this is one file.
         """
+        if self.wanted.place is not None:
+            way_out = "Give the folder of its study, or leave --register out."
+            raise InputError("this is one file, and --register brings the scans of a study together", way_out)
         self._refuse_another_sequence()
         scan = read_scan(self.path, self.wanted.policy)
         # Where the user allowed something, the config's own reader would still refuse the file itself.
@@ -137,12 +202,14 @@ class StudySource(Source):
         """The reference's scan; all channels then lie on its grid, in files of the run's own.
 
         Raises:
-            InputError: if the gate refuses a scan, a channel is missing, or two scans fit it.
+            InputError: if the gate refuses a scan, a channel is missing, two scans fit it, or a scan cannot be
+                registered where that is asked for.
         """
         assert self.found is not None
         wanted = self.wanted
         self._say(self.found.choices.values(), self.found.passed_over)
-        scan = read_study(self.found, wanted.channels, wanted.reference, wanted.missing, wanted.policy)
+        scan = read_study(self.found, wanted.channels, wanted.reference, wanted.missing, wanted.policy, wanted.place)
+        log_registrations(self.case, scan.chosen)
         self.study |= {"chosen": self._hidden(scan.chosen), "missing": list(scan.missing)}
         named = zip(wanted.channels, scan.data, strict=True)
         self.opened = [self._written(channel, data, scan) for channel, data in named]

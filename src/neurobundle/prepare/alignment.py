@@ -24,6 +24,8 @@ from scipy import ndimage
 
 from neurobundle import geometry
 from neurobundle.errors import InputError
+from neurobundle.load.scan import Scan as LoadedScan
+from neurobundle.load.study import Placement
 from neurobundle.prepare.itk_helpers import Grid, average_blocks
 
 #: A scan and its affine: ``(array (i, j, k), affine (4, 4))``, RAS+ mm, as nibabel gives them.
@@ -92,6 +94,11 @@ class Alignment(NamedTuple):
     suspicious: bool
     reason: str
 
+    def as_json(self) -> dict[str, Any]:
+        """All figures as plain numbers, for reports."""
+        plain = self._asdict() | {"matrix": np.asarray(self.matrix).tolist()}
+        return plain | {name: getattr(self, name)._asdict() for name in ("agreement", "best")}
+
 
 class Reference(NamedTuple):
     """The reference as the agreement sees it.
@@ -144,6 +151,27 @@ def check_alignment(fixed: Scan, moving: Scan) -> Alignment:
     else:
         suspicious, verdict = False, "no clearly better place nearby"
     return Alignment(before, best, shift_mm, matrix, suspicious, f"{verdict}: {figures}")
+
+
+def notice(scan: LoadedScan, reference: LoadedScan, name: str, reference_name: str) -> Placement:
+    """Leave a scan of a study where its header says, and warn if it looks misaligned; for ``read_study(place=...)``.
+
+    Args:
+        scan: of one channel.
+        reference: the scan on whose grid the study will lie.
+        name: of the scan, for the warning.
+        reference_name: likewise.
+
+    Returns:
+        The scan's own affine; the figures as ``alignment``; a warning with the way out if it looks misaligned, or if
+        that cannot be told.
+    """
+    try:
+        found = check_alignment((reference.data, reference.affine), (scan.data, scan.affine))
+    except InputError as error:
+        return Placement(scan.affine, {}, (f"whether {name} lies on {reference_name} cannot be told: {error.cause}",))
+    warning = f"{name} and {reference_name}: {found.reason}; --register looks for the place and mends it"
+    return Placement(scan.affine, {"alignment": found.as_json()}, (warning,) if found.suspicious else ())
 
 
 def _gain(before: Agreement, after: Agreement) -> float:

@@ -30,6 +30,8 @@ from monai.transforms import InvertibleTransform, MapTransform
 
 from neurobundle import geometry
 from neurobundle.errors import InputError, SettingError, require
+from neurobundle.load.scan import Scan as LoadedScan
+from neurobundle.load.study import Placement
 from neurobundle.prepare.alignment import (
     CHECK_MM,
     LEAST_NMI,
@@ -69,6 +71,9 @@ MOST_DEGREES = 45.0
 #: Measured on six scans that were registered and resampled by others: .4 to .6 mm.
 LEAST_MOVED_MM = 1.0
 
+_KEPT = "kept: "
+_HEADERS = "Without --register the places are taken that the headers say."
+
 
 class RigidRegistration(NamedTuple):
     """Where the reference's tissue lies in a moving scan.
@@ -82,6 +87,7 @@ class RigidRegistration(NamedTuple):
         moved_mm: the longest way of a corner of the reference's head's box.
         accepted: whether ``matrix`` is a fit; if not, the header's geometry stands.
         reason: why, as a sentence without its full stop.
+        doubtful: whether the header's geometry stands only because nothing better can be believed.
     """
 
     matrix: geometry.Array
@@ -92,6 +98,7 @@ class RigidRegistration(NamedTuple):
     moved_mm: float
     accepted: bool
     reason: str
+    doubtful: bool = False
 
     def apply(self, affine: npt.ArrayLike) -> geometry.Array:
         """The moving scan's corrected affine: its voxels where the reference shows them."""
@@ -107,7 +114,9 @@ class RigidRegistration(NamedTuple):
         return plain | {name: getattr(self, name)._asdict() for name in ("before", "after")}
 
 
-def register_study(fixed: Scan, moving: Sequence[Scan], names: Sequence[str] = ()) -> list[RigidRegistration]:
+def register_study(
+    fixed: Scan, moving: Sequence[Scan], names: Sequence[str] = (), reference_name: str = "the reference"
+) -> list[RigidRegistration]:
     """Rigid registrations of a study's scans to its reference.
 
     Never worse than the headers: a fit that does not agree better is not accepted, and the header's geometry stays.
@@ -116,6 +125,7 @@ def register_study(fixed: Scan, moving: Sequence[Scan], names: Sequence[str] = (
         fixed: the reference, ``(array (i, j, k), affine (4, 4))``, RAS+ mm; skull on or off.
         moving: the other scans; any grid, slice thickness, contrast and field of view.
         names: how errors call the moving scans.
+        reference_name: how errors call the reference.
 
     Returns:
         One for each moving scan, in order.
@@ -128,7 +138,7 @@ def register_study(fixed: Scan, moving: Sequence[Scan], names: Sequence[str] = (
     sitk: Any = require("SimpleITK", extra="head", feature="Registering the scans of a study")
     if names and len(names) != len(moving):
         raise SettingError(f"{len(names)} names for {len(moving)} moving scans: give one each, or none")
-    image = checked(fixed, "the reference")
+    image = checked(fixed, reference_name)
     coarse, fine = reference_of(image), reference_of(image, FIT_MM)
     target = average_blocks(image, FIT_MM)
     found = []
@@ -143,6 +153,36 @@ def register_study(fixed: Scan, moving: Sequence[Scan], names: Sequence[str] = (
         found.append(_judge(fine, small, [matrix, fit], name, on_one_grid))
         log.debug("%s: %s", name, found[-1].reason)
     return found
+
+
+def place(scan: LoadedScan, reference: LoadedScan, name: str, reference_name: str) -> Placement:
+    """Place a scan of a study where the reference shows it; for ``read_study(place=...)``.
+
+    Args:
+        scan: of one channel.
+        reference: the scan on whose grid the study will lie.
+        name: of the scan, for errors.
+        reference_name: likewise.
+
+    Returns:
+        The corrected affine, and the figures of :class:`RigidRegistration` as ``registration``.
+
+    Raises:
+        InputError: if a scan cannot be compared, or no place can be believed: whoever asks for a registration is not
+            served by a header that may be wrong.
+        MissingPackageError: if SimpleITK is not installed.
+    """
+    fixed, moving = ((one.data, one.affine) for one in (reference, scan))
+    try:
+        (found,) = register_study(fixed, [moving], [name], reference_name)
+    except InputError as error:
+        error.way_out = f"{error.way_out} {_HEADERS}"
+        raise
+    if found.doubtful:
+        cause = f"{name} cannot be registered to {reference_name}: {found.reason.removeprefix(_KEPT)}"
+        raise InputError(cause, f"Check that both are of one head. {_HEADERS}")
+    affine = np.asarray(found.apply(scan.affine), np.float64)
+    return Placement(affine, {"registration": found.as_json()}, settled=True)
 
 
 def _start(reference: Reference, moving: Grid) -> geometry.Array:
@@ -199,6 +239,7 @@ def _judge(
     best = max(candidates, key=lambda matrix: agreement(reference, moving, matrix).nmi)
     after = agreement(reference, moving, best)
     degrees = _degrees(best)
+    doubtful = after.nmi < LEAST_NMI or degrees > MOST_DEGREES
     if after.nmi < LEAST_NMI:
         doubt = f"nothing in common was found: the agreement is {after.nmi:.3f} at best"
     elif degrees > MOST_DEGREES:
@@ -215,7 +256,8 @@ def _judge(
             "Check that both are of one head, and that no header was lost; or leave the scan out.",
         )
     if doubt:
-        return RigidRegistration(np.eye(4), 0.0, (0.0, 0.0, 0.0), before, before, 0.0, False, f"kept: {doubt}")
+        still = (0.0, 0.0, 0.0)
+        return RigidRegistration(np.eye(4), 0.0, still, before, before, 0.0, False, f"{_KEPT}{doubt}", doubtful)
     way = geometry.apply(best, reference.centre_mm) - reference.centre_mm
     moved = moved_mm(best, reference.box_mm)
     reason = f"agreement {before.nmi:.3f} became {after.nmi:.3f}, the head moved by up to {moved:.1f} mm"

@@ -9,5 +9,7 @@ from neurobundle.load.study.channels import channels_named as channels_named
 from neurobundle.load.study.choices import Choice as Choice
 from neurobundle.load.study.choices import Study as Study
 from neurobundle.load.study.finding import find_studies as find_studies
+from neurobundle.load.study.reading import Place as Place
+from neurobundle.load.study.reading import Placement as Placement
 from neurobundle.load.study.reading import StudyScan as StudyScan
 from neurobundle.load.study.reading import read_study as read_study
