@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from neurobundle.augment.artefacts import (
@@ -17,7 +15,6 @@ from neurobundle.augment.artefacts import (
     RandCutoutd,
     RandThickSlicesd,
     Slices,
-    along_axis,
     blurred,
     in_thick_slices,
 )
@@ -170,16 +167,6 @@ def test_ranges_without_a_meaning_are_refused(kind: type[RandArtefactd], given_:
 def test_an_axis_that_the_image_has_not_is_refused(kind: Any) -> None:
     with pytest.raises(SettingError, match=r"axes are \[2\]"):
         kind("image", prob=1.0, axes=(2,))({"image": torch.rand(1, 8, 8)})
-
-
-@given(st.integers(2, 3), st.data())
-def test_a_matrix_along_an_axis_is_numpys(ndim: int, data: st.DataObject) -> None:
-    shape = data.draw(st.lists(st.integers(1, 5), min_size=ndim, max_size=ndim))
-    axis = data.draw(st.integers(0, ndim - 1))
-    rng = np.random.default_rng(0)
-    image, matrix = rng.random(shape), rng.random((3, shape[axis]))
-    expected = np.moveaxis(np.tensordot(matrix, image, (1, axis)), 0, axis)
-    np.testing.assert_allclose(along_axis(torch.from_numpy(image), torch.from_numpy(matrix), axis), expected)
 
 
 def test_a_blur_spreads_one_voxel_and_keeps_its_sum() -> None:

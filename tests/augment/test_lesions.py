@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurobundle.augment.grafting import paint_lesion
+from neurobundle.augment.head_plan import HeadSettings, draw_head
 from neurobundle.augment.lesions import (
     CORE,
     ENHANCING,
@@ -26,7 +27,7 @@ from neurobundle.augment.lesions import (
     place_of,
     radius_map,
 )
-from neurobundle.augment.synthesis import HeadSettings, draw_head, synthesize_head
+from neurobundle.augment.synthesis import synthesize_head
 from neurobundle.augment.tissues import BRAIN, INDEX, INTRACRANIAL, SEQUENCES, TISSUES, draw_contrasts
 from neurobundle.errors import InputError, SettingError
 

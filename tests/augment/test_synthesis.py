@@ -15,24 +15,16 @@ from monai.transforms import Compose
 
 from neurobundle.augment.acquisition import Acquisition, acquire
 from neurobundle.augment.deform import (
+    Deformation,
     DeformationRange,
     Warp,
     deform_labels,
     draw_deformation,
     integrated,
-    no_deformation,
     swap_sides,
 )
-from neurobundle.augment.synthesis import (
-    Head,
-    HeadSettings,
-    Plan,
-    SynthesizeHeadd,
-    draw_head,
-    grid_affine,
-    settings_of,
-    synthesize_head,
-)
+from neurobundle.augment.head_plan import HeadSettings, Plan, draw_head, grid_affine, settings_of
+from neurobundle.augment.synthesis import Head, SynthesizeHeadd, synthesize_head
 from neurobundle.augment.tissues import (
     INDEX,
     SEQUENCES,
@@ -69,6 +61,11 @@ def nested_head(shape: tuple[int, int, int] = SHAPE, step: float = 4.0) -> torch
         labels[(radius < size) & left] = ours
         labels[(radius < size) & ~left] = theirs
     return labels
+
+
+def no_deformation() -> Deformation:
+    """The one that shows the label map as it is."""
+    return Deformation(np.eye(3), np.zeros(3), np.zeros(3), np.zeros((3, 4, 4, 4), np.float32), 260.0)
 
 
 def still(plan: Plan, **changes: object) -> Plan:

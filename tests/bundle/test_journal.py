@@ -16,7 +16,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.bundle.journal import CaseResult, Journal
+from neurobundle.bundle.entries import CaseResult
+from neurobundle.bundle.journal import Journal
 from neurobundle.errors import EnvironmentFault, InputError
 from neurobundle.export.nifti import save_label_map
 from neurobundle.files import LOCK_NAME, folder_lock, sweep_folder, write_atomic
@@ -364,7 +365,8 @@ import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 import numpy as np
-from neurobundle.bundle.journal import CaseResult, Journal
+from neurobundle.bundle.entries import CaseResult
+from neurobundle.bundle.journal import Journal
 from neurobundle.export.nifti import save_label_map
 assert "torch" not in sys.modules and "monai" not in sys.modules
 folder, key = Path(sys.argv[1]), {key!r}

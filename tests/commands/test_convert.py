@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.bundle.journal import CaseResult, Journal
+from neurobundle.bundle.entries import CaseResult
+from neurobundle.bundle.journal import Journal
 from neurobundle.cli import main, parser
 from neurobundle.commands import convert as module
 from neurobundle.commands.convert import convert, sidecar

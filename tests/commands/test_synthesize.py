@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.commands.synthesize import find_label_maps, read_label_map, synthesize
+from neurobundle.augment.label_maps import find_label_maps, read_label_map
+from neurobundle.commands.synthesize import synthesize
 from neurobundle.errors import EnvironmentFault, ExitCode, InputError, NoInputError, SettingError
 from neurobundle.load.datalist import fold_items
 
@@ -94,6 +95,33 @@ def test_it_goes_on_where_it_stopped(maps: Path, tmp_path: Path) -> None:
     assert not np.asarray(nib.load(out / "anna-s0-0000" / "anna-s0-0000_seg.nii.gz").dataobj).any()
 
 
+def test_a_damaged_image_is_made_again(maps: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What is cut short, or has another byte, is not what the record says; one line tells."""
+    out = tmp_path / "out"
+    make(maps, out, 2)
+    before = content(out)
+    cut, flipped = out / "anna-s0-0000" / "anna-s0-0000_t1.nii.gz", out / "bert-s0-0001" / "bert-s0-0001_seg.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:200])
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"x")
+    report = make(maps, out, 2)
+    assert sorted(report.made) == ["anna-s0-0000", "bert-s0-0001"]
+    assert content(out) == before
+    assert "anna-s0-0000: anna-s0-0000_t1.nii.gz is missing or damaged; the case is made again" in caplog.text
+
+
+def test_cases_of_an_earlier_command_are_told_of(
+    maps: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fewer heads, or another seed: the datalist has those of the last command, and a line says which are not in it."""
+    out = tmp_path / "out"
+    make(maps, out, 3)
+    assert "earlier command" not in caplog.text
+    report = make(maps, out, 1)
+    assert report.datalist is not None
+    assert [item["case"] for item in json.loads(report.datalist.read_text())["training"]] == ["anna-s0-0000"]
+    assert "2 cases of an earlier command are not in its datalist.json (anna-s0-0002, bert-s0-0001)" in caplog.text
+
+
 def test_a_label_map_that_changed_is_noticed(maps: Path, tmp_path: Path) -> None:
     make(maps, tmp_path / "out", 1)
     labels = nested_head().numpy()
@@ -137,6 +165,15 @@ def test_an_image_is_no_label_map(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="whole numbers") as caught:
         read_label_map(tmp_path / "t1.nii.gz")
     assert "label map" in caught.value.way_out
+
+
+def test_values_beyond_all_labels(tmp_path: Path) -> None:
+    values = np.zeros((8, 8, 8), np.int32)
+    values[4, 4, 4] = 70000
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "far.nii.gz")
+    with pytest.raises(InputError, match="values from 0 to 70000") as caught:
+        read_label_map(tmp_path / "far.nii.gz")
+    assert "FreeSurfer" in caught.value.way_out
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_21_the_header_that_lies_takes_no_memory(good: Path) -> None:
 
 def test_21_more_than_the_memory_that_is_free(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An honest header may ask for more than there is."""
-    monkeypatch.setattr("neurobundle.load.gate.available_bytes", lambda: 1000)
+    monkeypatch.setattr("neurobundle.load.checks.available_bytes", lambda: 1000)
     with pytest.raises(InputError, match=r"its voxels need 0\.0 GiB"):
         read_nifti(good)
 

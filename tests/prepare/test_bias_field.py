@@ -20,14 +20,12 @@ from neurobundle.errors import InputError, SettingError
 from neurobundle.prepare.bias_correction import META_KEY, N4BiasFieldCorrectiond
 from neurobundle.prepare.bias_field import (
     N4Settings,
-    _basis,
-    _contract,
-    _expand,
     _refined,
     find_bias_field,
     n4,
     otsu_threshold,
 )
+from neurobundle.prepare.separable import along_axes, spline_basis
 
 SHAPE = (36, 44, 30)
 
@@ -61,31 +59,14 @@ def rms(values: np.ndarray) -> float:
 # --- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def test_weights_sum_to_one_and_know_their_place() -> None:
-    """At a knot a cubic B-spline has the weights 1, 4 and 1 sixths."""
-    basis = _basis(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), 5)
-    assert basis.sum(dim=1).tolist() == pytest.approx([1, 1, 1])
-    assert basis[0].tolist() == pytest.approx([1 / 6, 4 / 6, 1 / 6, 0, 0])
-    assert basis[1].tolist() == pytest.approx([0, 1 / 6, 4 / 6, 1 / 6, 0])
-    assert basis[2].tolist() == pytest.approx([0, 0, 1 / 6, 4 / 6, 1 / 6])
-
-
 @given(st.integers(4, 9), st.sampled_from([1, 2, 3]), st.integers(0, 2**16))
 def test_a_finer_lattice_is_the_same_field(n: int, ndim: int, seed: int) -> None:
     lattice = torch.from_numpy(np.random.default_rng(seed).normal(size=(n,) * ndim))
     u = torch.linspace(0, 1, 23, dtype=torch.float64)
     finer = _refined(lattice)
     assert finer.shape == (2 * n - 3,) * ndim
-    assert torch.allclose(_expand(finer, [_basis(u, 2 * n - 3)] * ndim), _expand(lattice, [_basis(u, n)] * ndim))
-
-
-def test_contracting_is_the_transpose_of_expanding() -> None:
-    rng = np.random.default_rng(0)
-    bases = [torch.from_numpy(rng.normal(size=(size, 4))) for size in (5, 6, 7)]
-    volume, lattice = torch.from_numpy(rng.normal(size=(5, 6, 7))), torch.from_numpy(rng.normal(size=(4, 4, 4)))
-    assert float((volume * _expand(lattice, bases)).sum()) == pytest.approx(
-        float((_contract(volume, bases) * lattice).sum())
-    )
+    whole, fine = (along_axes(values, [spline_basis(u, len(values))] * ndim) for values in (lattice, finer))
+    assert torch.allclose(fine, whole)
 
 
 def test_otsu_parts_two_heaps() -> None:

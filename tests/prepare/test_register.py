@@ -9,8 +9,9 @@ import pytest
 from neurobundle import geometry
 from neurobundle.errors import InputError, MissingPackageError
 from neurobundle.prepare import register
+from neurobundle.prepare.itk_helpers import Grid, average_blocks
 from neurobundle.prepare.locate import LEFT_CENTRE_MM
-from neurobundle.prepare.register import Grid, agreement, load_template, register_head, resample, to_isotropic
+from neurobundle.prepare.register import agreement, load_template, register_head, resample, to_isotropic
 
 CENTRES_MM = np.array([LEFT_CENTRE_MM, LEFT_CENTRE_MM]) * [[1, 1, 1], [-1, 1, 1]]
 
@@ -75,7 +76,7 @@ def test_a_flat_head_agrees_with_nothing():
 def test_blocks_of_two_are_averaged():
     """1 mm voxels 1 3 5 7 become 2 mm voxels 2 6, which lie half a voxel further on."""
     image = Grid(np.array([1, 3, 5, 7], np.float32).reshape(4, 1, 1), np.diag([1.0, 2, 2, 1]))
-    small = register._average_blocks(image, 2.0)
+    small = average_blocks(image, 2.0)
     assert small.array.ravel().tolist() == [2, 6]
     assert small.affine[0].tolist() == [2, 0, 0, 0.5]
 

@@ -7,7 +7,7 @@ __getattr__, __all__ = attach(
     {
         "FindForegroundIndicesd": "crops",
         "Head": "synthesis",
-        "HeadSettings": "synthesis",
+        "HeadSettings": "head_plan",
         "Lesion": "lesions",
         "RandBiasFieldFastd": "contrast",
         "RandBlurd": "artefacts",
@@ -22,7 +22,7 @@ __getattr__, __all__ = attach(
         "RandSpikesd": "kspace",
         "RandThickSlicesd": "artefacts",
         "SynthesizeHeadd": "synthesis",
-        "draw_head": "synthesis",
+        "draw_head": "head_plan",
         "draw_tumour": "lesions",
         "draw_white_matter_lesions": "lesions",
         "mri_artefacts": "pipeline",

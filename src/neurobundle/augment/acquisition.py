@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neurobundle.augment.deform import along_axis, smooth_field
+from neurobundle.augment.deform import smooth_field
+from neurobundle.prepare.separable import along_axis
 
 #: Control points of a bias field, along each axis.
 BIAS_POINTS = 5

@@ -13,8 +13,9 @@ are in :mod:`neurobundle.augment.kspace`, noise in :mod:`neurobundle.augment.noi
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from monai.config import KeysCollection
@@ -22,8 +23,16 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 
 from neurobundle.errors import SettingError
+from neurobundle.prepare.separable import along_axes, along_axis
 
 Range = Sequence[float]
+
+
+class Common(TypedDict, total=False):
+    """What every artefact takes besides its own settings, by name; :class:`RandArtefactd` says what it means."""
+
+    keep_background: bool
+    allow_missing_keys: bool
 
 
 class RandArtefactd(RandomizableTransform, MapTransform):
@@ -55,13 +64,13 @@ class RandArtefactd(RandomizableTransform, MapTransform):
         self.keep_background = keep_background
         self.drawn: dict[Hashable, list[Any]] = {}
 
+    @abstractmethod
     def draw(self, shape: Sequence[int]) -> Any:
         """The parameters for one channel, from ``self.R``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self, signal: torch.Tensor, drawn: Any) -> torch.Tensor:
         """A new signal from a float32 signal ``(i, j, k)`` or ``(i, j)``, which stays as it is."""
-        raise NotImplementedError
 
     def apply_into(self, signal: torch.Tensor, drawn: Any, out: torch.Tensor) -> None:
         """The new signal in a place of its own, for those that can write there at once."""
@@ -130,21 +139,6 @@ def check_range(name: str, limits: Range, low: float, high: float = math.inf) ->
     return first, last
 
 
-def along_axis(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
-    """A matrix ``(m, n)`` times each line of an image along an axis of n voxels, which then has m.
-
-    >>> along_axis(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[1.0, 1.0]]), 0).tolist()
-    [[4.0, 6.0]]
-    """
-    if axis == image.ndim - 1:
-        return torch.matmul(image, matrix.T)
-    if axis:
-        # Lines along the axis become columns, whatever lies behind it.
-        shape = (*image.shape[:axis], len(matrix), *image.shape[axis + 1 :])
-        return torch.matmul(matrix, image.reshape(*image.shape[: axis + 1], -1)).reshape(shape)
-    return torch.matmul(matrix, image.reshape(len(image), -1)).reshape(len(matrix), *image.shape[1:])
-
-
 def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
     """A Gaussian blur of a line of voxels, as a matrix; beyond the ends there is nothing to average with.
 
@@ -158,9 +152,7 @@ def gaussian_matrix(size: int, sigma: float) -> torch.Tensor:
 
 def blurred(signal: torch.Tensor, sigmas: Sequence[float]) -> torch.Tensor:
     """A Gaussian blur; ``sigmas`` in voxels, one an axis."""
-    for axis, sigma in enumerate(sigmas):
-        signal = along_axis(signal, gaussian_matrix(signal.shape[axis], sigma).to(signal.device), axis)
-    return signal
+    return along_axes(signal, [gaussian_matrix(n, sigma) for n, sigma in zip(signal.shape, sigmas, strict=True)])
 
 
 class RandBlurd(RandArtefactd):
@@ -170,19 +162,13 @@ class RandBlurd(RandArtefactd):
         keys: images, channel first.
         prob: how often.
         sigma: range of the standard deviation along each axis, voxels.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float = 0.1,
-        sigma: Range = (0.3, 1.0),
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        self, keys: KeysCollection, prob: float = 0.1, sigma: Range = (0.3, 1.0), **common: Unpack[Common]
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.sigma = check_range("sigma", sigma, 0)
 
     def draw(self, shape: Sequence[int]) -> tuple[float, ...]:
@@ -232,8 +218,8 @@ def in_thick_slices(signal: torch.Tensor, slices: Slices) -> torch.Tensor:
     size = signal.shape[slices.axis]
     down = slice_matrix(size, slices.step)
     up = unslice_matrix(size, len(down), slices.nearest)
-    thick = along_axis(signal, down.to(signal.device), slices.axis)
-    return along_axis(thick, up.to(signal.device), slices.axis)
+    thick = along_axis(signal, down, slices.axis)
+    return along_axis(thick, up, slices.axis)
 
 
 class RandThickSlicesd(RandArtefactd):
@@ -245,8 +231,7 @@ class RandThickSlicesd(RandArtefactd):
         step: range of the thickness, voxels.
         axes: spatial axes that slices may be stacked along; all of them if None.
         nearest: how often the way back is by the nearest slice, and not linear.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
@@ -256,10 +241,9 @@ class RandThickSlicesd(RandArtefactd):
         step: Range = (2.0, 6.0),
         axes: Sequence[int] | None = None,
         nearest: float = 0.25,
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.step = check_range("step", step, 1)
         self.axes = tuple(axes) if axes is not None else None
         self.nearest = check_range("nearest", (0.0, nearest), 0, 1)[1]
@@ -282,8 +266,7 @@ class RandCutoutd(RandArtefactd):
         boxes: range of how many there are.
         side: range of a box's edge, as a share of the image's.
         fill: ``floor``, or ``mean`` of the signal that was there.
-        keep_background: voxels without a signal are left so.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
@@ -293,10 +276,9 @@ class RandCutoutd(RandArtefactd):
         boxes: Sequence[int] = (1, 3),
         side: Range = (0.1, 0.3),
         fill: str = "floor",
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.boxes, self.side = check_range("boxes", boxes, 1), check_range("side", side, 0, 1)
         if fill not in ("floor", "mean"):
             raise SettingError(f"fill is {fill!r}", "It is floor or mean.")

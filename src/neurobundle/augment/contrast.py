@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 
-from neurobundle.augment.artefacts import RandArtefactd, Range, along_axis, check_range
-from neurobundle.augment.deform import spline_basis
+from neurobundle.augment.artefacts import Common, RandArtefactd, Range, check_range
 from neurobundle.augment.noise import mean_and_spread
 from neurobundle.errors import SettingError
+from neurobundle.prepare.separable import along_axes, spline_basis
 
 #: Places along each axis where a field's range is looked for, the ends among them.
 LOOKS = 33
@@ -46,7 +46,7 @@ def log_field(shape: Sequence[int], bias: Bias, device: torch.device | str = "cp
         float32; 0 everywhere if the lattice is constant.
     """
     lattice, bases = _scaled(shape, bias, device)
-    return _expanded(lattice, bases)
+    return along_axes(lattice, bases)
 
 
 def biased(signal: torch.Tensor, bias: Bias, out: torch.Tensor | None = None) -> torch.Tensor:
@@ -65,7 +65,7 @@ def biased(signal: torch.Tensor, bias: Bias, out: torch.Tensor | None = None) ->
     rows = max(1, PIECE // each) if signal.device.type == "cpu" else len(signal)
     for start in range(0, len(signal), rows):
         piece = slice(start, start + rows)
-        field = _expanded(lattice, (bases[0][piece], *bases[1:]))
+        field = along_axes(lattice, (bases[0][piece], *bases[1:]))
         torch.mul(field.exp_(), signal[piece], out=found[piece])
     return found
 
@@ -82,17 +82,11 @@ def _scaled(
         )
         for sizes in ((LOOKS,) * len(shape), shape)
     )
-    low, high = (float(value) for value in torch.aminmax(_expanded(lattice, looks)))
+    low, high = (float(value) for value in torch.aminmax(along_axes(lattice, looks)))
     if high - low <= 1e-6 * max(abs(low), abs(high)):
         return torch.zeros_like(lattice), bases
     # The weights of B-splines sum to 1: the lattice scaled is the field scaled.
     return (lattice - (high + low) / 2) * (2 * bias.amplitude / (high - low)), bases
-
-
-def _expanded(lattice: torch.Tensor, bases: Sequence[torch.Tensor]) -> torch.Tensor:
-    for axis, basis in enumerate(bases):
-        lattice = along_axis(lattice, basis, axis)
-    return lattice
 
 
 class RandBiasFieldFastd(RandArtefactd):
@@ -103,8 +97,7 @@ class RandBiasFieldFastd(RandArtefactd):
         prob: how often.
         amplitude: range of the greatest |log field|: at .3 the brightest place is 1.8 times the darkest.
         control_points: along each axis, 4 or more; the more, the livelier.
-        keep_background: without a signal there is nothing to brighten; so it changes nothing.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
@@ -113,10 +106,9 @@ class RandBiasFieldFastd(RandArtefactd):
         prob: float = 0.1,
         amplitude: Range = (0.1, 0.5),
         control_points: int = 4,
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.amplitude = check_range("amplitude", amplitude, 0)
         if control_points < 4:
             raise SettingError(f"control_points is {control_points}", "Give 4 or more: the splines are cubic.")
@@ -179,8 +171,7 @@ class RandGammad(RandArtefactd):
         prob: how often.
         exponent: range; its logarithm is uniform, so that darker and brighter are as frequent.
         contrast: range of the factor of the spread, likewise.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
@@ -189,10 +180,9 @@ class RandGammad(RandArtefactd):
         prob: float = 0.1,
         exponent: Range = (0.7, 1.4),
         contrast: Range = (0.85, 1.15),
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.exponent, self.contrast = (
             tuple(np.log(check_range(name, limits, 1e-3)).tolist())
             for name, limits in (("exponent", exponent), ("contrast", contrast))

@@ -20,12 +20,11 @@ import torch
 import torch.nn.functional as F
 
 from neurobundle.errors import InputError, SettingError
+from neurobundle.prepare.separable import ORDER, spline_basis
 
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 
-#: Cubic B-splines have so many control points beyond the number of their pieces.
-ORDER = 3
 #: Millimetres, about, from one control point of the integrated field to the next.
 LATTICE_MM = 10.0
 #: Squarings of the velocity: 2 to this power steps.
@@ -103,11 +102,6 @@ def draw_deformation(rng: np.random.Generator, ranges: DeformationRange, extent_
     )
 
 
-def no_deformation() -> Deformation:
-    """The one that shows the label map as it is."""
-    return Deformation(np.eye(3), np.zeros(3), np.zeros(3), np.zeros((3, 4, 4, 4), np.float32), 260.0)
-
-
 def rotation(angles: npt.ArrayLike) -> np.ndarray:
     """Of so many radians about the first, then the second, then the third axis.
 
@@ -122,21 +116,6 @@ def rotation(angles: npt.ArrayLike) -> np.ndarray:
         turn[b, a], turn[a, b] = math.sin(angle), -math.sin(angle)
         turned = turn @ turned
     return turned
-
-
-def spline_basis(positions: torch.Tensor, n: int) -> torch.Tensor:
-    """Weights ``(positions, n)`` of n control points for positions 0 to 1; beyond, those of the end.
-
-    >>> (spline_basis(torch.tensor([0.0, 1.0]), 4) * 6).round().int().tolist()
-    [[1, 4, 1, 0], [0, 1, 4, 1]]
-    """
-    pieces = n - ORDER
-    scaled = positions.clamp(0, 1) * pieces
-    piece = scaled.floor().clamp(max=pieces - 1)
-    t = scaled - piece
-    weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=1) / 6
-    basis = torch.zeros(len(positions), n, dtype=positions.dtype, device=positions.device)
-    return basis.scatter_(1, piece.long()[:, None] + torch.arange(4, device=positions.device), weights)
 
 
 def expand(lattice: torch.Tensor, bases: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -157,18 +136,6 @@ def smooth_field(lattice: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         for size, n in zip(shape, lattice.shape, strict=True)
     ]
     return expand(lattice, bases)
-
-
-def along_axis(image: torch.Tensor, matrix: torch.Tensor, axis: int) -> torch.Tensor:
-    """A matrix ``(new, old)`` applied to each line of an image ``(i, j, k)`` along one axis.
-
-    >>> along_axis(torch.ones(2, 3, 4), torch.ones(5, 3), 1).shape
-    torch.Size([2, 5, 4])
-    """
-    matrix = matrix.to(image.device)
-    if axis == 0:
-        return (matrix @ image.reshape(image.shape[0], -1)).reshape(-1, *image.shape[1:])
-    return matrix @ image if axis == 1 else image @ matrix.T
 
 
 def check_grid(shape: Sequence[int], spacing_mm: Sequence[float]) -> None:

@@ -8,14 +8,15 @@ Fourier transform, change and inverse transform: no transform of the volume is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 
-from neurobundle.augment.artefacts import RandArtefactd, Range, along_axis, check_range, draw_axis
+from neurobundle.augment.artefacts import Common, RandArtefactd, Range, check_range, draw_axis
 from neurobundle.augment.noise import spread_of
+from neurobundle.prepare.separable import along_axis
 
 
 def line_matrix(factors: np.ndarray) -> np.ndarray:
@@ -53,8 +54,7 @@ def displaced(signal: torch.Tensor, axis: int, displacement: np.ndarray) -> torc
     """
     matrix = line_matrix(np.exp(-2j * np.pi * frequencies(len(displacement)) * displacement))
     real, imaginary = (
-        along_axis(signal, torch.as_tensor(part, dtype=torch.float32, device=signal.device), axis)
-        for part in (matrix.real, matrix.imag)
+        along_axis(signal, torch.as_tensor(part, dtype=torch.float32), axis) for part in (matrix.real, matrix.imag)
     )
     return torch.hypot(real, imaginary)
 
@@ -96,8 +96,7 @@ class RandMotionGhostd(RandArtefactd):
         cycles: range of its periods in the scan.
         jump: range of one sudden motion, voxels, either way.
         axes: that may be phase-encoding; all if None.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
@@ -108,10 +107,9 @@ class RandMotionGhostd(RandArtefactd):
         cycles: Range = (2.0, 12.0),
         jump: Range = (0.0, 2.0),
         axes: Sequence[int] | None = None,
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.amplitude, self.cycles = check_range("amplitude", amplitude, 0), check_range("cycles", cycles, 0)
         self.jump = check_range("jump", jump, 0)
         self.axes = tuple(axes) if axes is not None else None
@@ -171,8 +169,7 @@ class RandSpikesd(RandArtefactd):
         prob: how often.
         strength: range of a stripe's amplitude, in standard deviations of the signal.
         spikes: range of their number.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     #: Nearer the middle of k-space, cycles a voxel, a spike is a shading and no stripe.
@@ -184,10 +181,9 @@ class RandSpikesd(RandArtefactd):
         prob: float = 0.1,
         strength: Range = (0.1, 0.4),
         spikes: Sequence[int] = (1, 2),
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.strength, self.spikes = check_range("strength", strength, 0), check_range("spikes", spikes, 1)
 
     def draw(self, shape: Sequence[int]) -> list[Spike]:
@@ -220,7 +216,7 @@ def truncated(signal: torch.Tensor, kept: Sequence[float]) -> torch.Tensor:
         if size % 2 == 0:
             # Half of a pair of opposite lines would leave an imaginary part.
             inside[0] = False
-        matrix = torch.as_tensor(line_matrix(inside.astype(float)).real, dtype=torch.float32, device=signal.device)
+        matrix = torch.as_tensor(line_matrix(inside.astype(float)).real, dtype=torch.float32)
         signal = along_axis(signal, matrix, axis)
     return signal.abs()
 
@@ -232,19 +228,13 @@ class RandGibbsd(RandArtefactd):
         keys: images, channel first.
         prob: how often.
         kept: range of the share of k-space that is measured, of another size along each axis.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float = 0.1,
-        kept: Range = (0.5, 0.9),
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        self, keys: KeysCollection, prob: float = 0.1, kept: Range = (0.5, 0.9), **common: Unpack[Common]
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.kept = check_range("kept", kept, 0, 1)
 
     def draw(self, shape: Sequence[int]) -> tuple[float, ...]:

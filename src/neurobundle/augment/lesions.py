@@ -20,9 +20,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from neurobundle.augment.deform import Box, along_axis, expand, rotation, spline_basis
+from neurobundle.augment.deform import Box, expand, rotation
 from neurobundle.augment.tissues import BRAIN, INDEX, INTRACRANIAL, PARENCHYMA, TISSUES, WHITE, Contrast
 from neurobundle.errors import SettingError
+from neurobundle.prepare.separable import along_axis, spline_basis
 
 #: BraTS 2023.
 CORE, OEDEMA, ENHANCING = 1, 2, 3

@@ -8,12 +8,12 @@ is no signal it lifts the image above the floor, as the noise of air does.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import torch
 from monai.config import KeysCollection
 
-from neurobundle.augment.artefacts import RandArtefactd, Range, check_range
+from neurobundle.augment.artefacts import Common, RandArtefactd, Range, check_range
 
 
 class Noise(NamedTuple):
@@ -66,19 +66,13 @@ class RandRicianNoised(RandArtefactd):
         keys: images, channel first.
         prob: how often.
         sigma: range of the noise's standard deviation, relative to that of the voxels that have a signal.
-        keep_background: for brain-extracted images.
-        allow_missing_keys: as in MONAI.
+        common: ``keep_background`` and ``allow_missing_keys``, as every artefact has them.
     """
 
     def __init__(
-        self,
-        keys: KeysCollection,
-        prob: float = 0.1,
-        sigma: Range = (0.02, 0.25),
-        keep_background: bool = False,
-        allow_missing_keys: bool = False,
+        self, keys: KeysCollection, prob: float = 0.1, sigma: Range = (0.02, 0.25), **common: Unpack[Common]
     ) -> None:
-        super().__init__(keys, prob, keep_background, allow_missing_keys)
+        super().__init__(keys, prob, **common)
         self.sigma = check_range("sigma", sigma, 0)
 
     def draw(self, shape: Sequence[int]) -> Noise:

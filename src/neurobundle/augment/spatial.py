@@ -21,7 +21,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
 from monai.utils import ensure_tuple_rep
 
-from neurobundle.augment.artefacts import Range, along_axis, check_range
+from neurobundle.augment.artefacts import Range, check_range
 from neurobundle.augment.crops import (
     BACKGROUND,
     FOREGROUND,
@@ -32,8 +32,8 @@ from neurobundle.augment.crops import (
     places_of,
     share_of_positive,
 )
-from neurobundle.augment.deform import ORDER, spline_basis
 from neurobundle.errors import InputError, SettingError
+from neurobundle.prepare.separable import ORDER, along_axes, spline_basis
 
 #: Cubic B-splines of independent normal control points have this standard deviation along an axis, on average: the
 #: root of the mean of the sum of squared weights, 151/315.
@@ -93,9 +93,8 @@ def sampling_grid(
     lattice = lattice + (np.asarray(pose.start) + middle)[column]
     extent = np.maximum(np.asarray(shape) - 1, 1)[column]
     grid = torch.as_tensor((2 * lattice / extent - 1)[::-1].copy(), dtype=torch.float32, device=device)
-    for axis, (n, s) in enumerate(zip(points, size, strict=True)):
-        grid = along_axis(grid, spline_basis(torch.linspace(0, 1, s, device=device), n), axis + 1)
-    return grid.movedim(0, -1)
+    bases = [spline_basis(torch.linspace(0, 1, s, device=device), n) for n, s in zip(points, size, strict=True)]
+    return along_axes(grid, bases).movedim(0, -1)
 
 
 def sample(image: torch.Tensor, grid: torch.Tensor, nearest: bool) -> torch.Tensor:

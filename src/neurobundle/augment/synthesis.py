@@ -5,14 +5,13 @@ tissue, blur, multiply by a bias field, sample as a scanner does, add noise. Wha
 its geometry and its tissues, whose means follow from relaxation times (:mod:`neurobundle.augment.tissues`) or are
 drawn at random, and lesions are painted in (:mod:`neurobundle.augment.lesions`).
 
-A *plan* is all that chance decides of one head; the same plan and label map give the same images on the same kind of
-device.
+A *plan* is all that chance decides of one head (:mod:`neurobundle.augment.head_plan`); the same plan and label map give
+the same images on the same kind of device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,16 +21,9 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
-from neurobundle.augment.acquisition import Acquisition, acquire, draw_acquisition, normal
-from neurobundle.augment.deform import (
-    Deformation,
-    DeformationRange,
-    Shape,
-    Warp,
-    check_grid,
-    draw_deformation,
-    smooth_field,
-)
+from neurobundle.augment.acquisition import acquire, normal
+from neurobundle.augment.deform import Warp, smooth_field
+from neurobundle.augment.head_plan import HeadSettings, Plan, draw_head, grid_affine, settings_of
 from neurobundle.augment.lesions import (
     Lesion,
     Painted,
@@ -39,8 +31,6 @@ from neurobundle.augment.lesions import (
     box_mean,
     box_of,
     dilated,
-    draw_tumour,
-    draw_white_matter_lesions,
     freedom,
     is_one_of,
     mass_effect,
@@ -48,102 +38,13 @@ from neurobundle.augment.lesions import (
     place_of,
     radius_map,
 )
-from neurobundle.augment.tissues import (
-    BRAIN,
-    INDEX,
-    SEQUENCES,
-    TISSUE_OF,
-    Contrast,
-    check_sequences,
-    draw_contrasts,
-    draw_random_contrast,
-    tissues_of,
-)
+from neurobundle.augment.tissues import BRAIN, INDEX, TISSUE_OF, Contrast, tissues_of
 from neurobundle.errors import InputError, SettingError
 
 #: The brightness of white matter where a scanner's arbitrary unit is wanted.
 WHITE_LEVEL = 400.0
 #: Fewer voxels of brain than this are no head.
 FEWEST_BRAIN = 64
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """What heads are drawn from.
-
-    Attributes:
-        shape: of the new images.
-        spacing_mm: of their voxels, RAS+.
-        sequences: names of :data:`neurobundle.augment.tissues.SEQUENCES`.
-        contrast: ``priors``, or ``random``: any brightness for any tissue, any sequence.
-        tumour: probability that there is one.
-        white_matter_lesions: at most so many.
-        skull: whether the head is there, or the brain alone; ``None`` draws one of the two.
-        deformation: how far shapes differ.
-        bias: largest standard deviation of the log field.
-        noise: largest standard deviation of the noise, of white matter's brightness.
-        thick_mm: largest slice thickness.
-        thick: probability that a sequence has thick slices.
-        gamma: largest absolute logarithm of the exponent.
-    """
-
-    shape: Shape = (160, 192, 160)
-    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    sequences: tuple[str, ...] = SEQUENCES
-    contrast: str = "priors"
-    tumour: float = 1.0
-    white_matter_lesions: int = 6
-    skull: bool | None = True
-    deformation: DeformationRange = field(default_factory=DeformationRange)
-    bias: float = 0.12
-    noise: float = 0.05
-    thick_mm: float = 5.0
-    thick: float = 0.35
-    gamma: float = 0.12
-
-    def __post_init__(self) -> None:
-        check_grid(self.shape, self.spacing_mm)
-        check_sequences(self.sequences)
-        for name, right in (
-            ("contrast", self.contrast in ("priors", "random")),
-            ("tumour", 0 <= self.tumour <= 1),
-            ("thick", 0 <= self.thick <= 1),
-            ("white_matter_lesions", self.white_matter_lesions >= 0),
-            *((name, getattr(self, name) >= 0) for name in ("bias", "noise", "thick_mm", "gamma")),
-        ):
-            if not right:
-                raise SettingError(
-                    f"{name} is {getattr(self, name)!r}", "See neurobundle.augment.synthesis.HeadSettings."
-                )
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """All that chance decided of one head.
-
-    Attributes:
-        settings: what it was drawn from.
-        deformation: of the label map.
-        contrasts: one a sequence.
-        acquisitions: one a sequence.
-        tumours: none, one or more foci.
-        spots: white-matter lesions.
-        skull: whether it is shown.
-        strip_mm: how far a brain mask reaches beyond the brain.
-        fat: ``(n, n, n)``: lattice of what parts fat from muscle.
-        seed: of the texture and the noise.
-    """
-
-    settings: HeadSettings
-    deformation: Deformation
-    contrasts: tuple[Contrast, ...]
-    acquisitions: tuple[Acquisition, ...]
-    tumours: tuple[Lesion, ...]
-    spots: tuple[Lesion, ...]
-    skull: bool
-    strip_mm: float
-    fat: np.ndarray
-    seed: int
 
 
 class Head(NamedTuple):
@@ -162,37 +63,6 @@ class Head(NamedTuple):
     spots: torch.Tensor
 
 
-def draw_head(rng: np.random.Generator, settings: HeadSettings) -> Plan:
-    """Draw all that chance decides.
-
-    Args:
-        rng: what it is drawn from; the same state gives the same plan.
-        settings: how far it goes.
-    """
-    deformation = draw_deformation(rng, settings.deformation)
-    if settings.contrast == "random":
-        contrasts = tuple(draw_random_contrast(rng) for _ in settings.sequences)
-    else:
-        contrasts = draw_contrasts(rng, settings.sequences)
-    tumours = draw_tumour(rng) if rng.random() < settings.tumour else ()
-    spots = draw_white_matter_lesions(rng, settings.white_matter_lesions)
-    scanner = {name: getattr(settings, name) for name in ("bias", "noise", "thick", "thick_mm", "gamma")}
-    acquisitions = tuple(draw_acquisition(rng, settings.spacing_mm, **scanner) for _ in contrasts)
-    skull = bool(rng.random() < 0.5) if settings.skull is None else settings.skull
-    return Plan(
-        settings=settings,
-        deformation=deformation,
-        contrasts=contrasts,
-        acquisitions=acquisitions,
-        tumours=tumours,
-        spots=spots,
-        skull=skull,
-        strip_mm=float(rng.uniform(1, 3)),
-        fat=rng.standard_normal((14, 14, 14)).astype(np.float32),
-        seed=int(rng.integers(2**62)),
-    )
-
-
 def synthesize_head(
     labels: torch.Tensor,
     plan: Plan,
@@ -203,7 +73,7 @@ def synthesize_head(
 
     Args:
         labels: ``(i, j, k)``, whole numbers, axes R, A, S; on the device that shall do the work. It is left as it is.
-        plan: of :func:`draw_head`.
+        plan: of :func:`neurobundle.augment.draw_head`.
         spacing_mm: of the label map.
         table: label -> number of a tissue.
 
@@ -386,29 +256,3 @@ class SynthesizeHeadd(Randomizable, MapTransform):
             raise InputError("the label map's axes are not R, A and S", 'Put Orientationd(axcodes="RAS") before.')
         steps = np.linalg.norm(affine[:3, :3], axis=0)
         return synthesize_head(values.to(self.device or values.device), plan, steps)
-
-
-def settings_of(given: HeadSettings | Mapping[str, Any] | None) -> HeadSettings:
-    """Settings from a config's words; lists become tuples.
-
-    Raises:
-        SettingError: for a word that is none.
-    """
-    if isinstance(given, HeadSettings):
-        return given
-    words: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in (given or {}).items()
-    }
-    try:
-        if isinstance(words.get("deformation"), Mapping):
-            words["deformation"] = DeformationRange(**words["deformation"])
-        return HeadSettings(**words)
-    except TypeError as error:
-        raise SettingError(str(error), "See neurobundle.augment.synthesis.HeadSettings.") from error
-
-
-def grid_affine(settings: HeadSettings) -> np.ndarray:
-    """Voxel index to RAS+ millimetres, 0 in the image's middle."""
-    affine = np.diag([*settings.spacing_mm, 1.0])
-    affine[:3, 3] = -(np.asarray(settings.shape) - 1) / 2 * np.asarray(settings.spacing_mm)
-    return affine

@@ -22,8 +22,9 @@ from monai.inferers import Inferer
 
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
+from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import is_bundle, structures_of
-from neurobundle.bundle.journal import CaseResult, Journal, report_head, volumes_ml
+from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import (
     classes_of,
     ends_the_run,

@@ -1,11 +1,11 @@
 """What a run left in its output folder: ``report.json`` and ``volumes.csv``, whole at every moment.
 
-An *entry* is how one case ended. The *key* of an entry is what its result depends on: fingerprints of the input, the
-weights and the config, and versions. A case is *finished* if its entry is ok, has the same key, and its outputs on
-disk are still the ones that the entry lists. Each entry is written down right after its case: read, merged and
-replaced under the folder's lock, so that a killed run loses nothing that was done, and two runs on one folder add to
-each other. A report that holds what no run of ours wrote is kept under another name before it is replaced. Imports
-neither torch nor MONAI.
+An *entry* is how one case ended (:mod:`neurobundle.bundle.entries`). The *key* of an entry is what its result depends
+on: fingerprints of the input, the weights and the config, and versions. A case is *finished* if its entry is ok, has
+the same key, and its outputs on disk are still the ones that the entry lists. Each entry is written down right after
+its case: read, merged and replaced under the folder's lock, so that a killed run loses nothing that was done, and two
+runs on one folder add to each other. A report that holds what no run of ours wrote is kept under another name before it
+is replaced. Imports neither torch nor MONAI.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ import contextlib
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from neurobundle import __version__
+from neurobundle.bundle.entries import CaseResult, entry_of
 from neurobundle.bundle.find import info
 from neurobundle.errors import InputError
 from neurobundle.export.tables import write_csv
@@ -40,64 +39,6 @@ _OUTPUT_ENDING = ".nii.gz"
 
 #: What stands above the cases of a report: see :func:`report_head`.
 _HEAD_NAMES = ("bundle", "bundle_version", "neurobundle_version", "not_for_diagnosis")
-
-#: No entry of ours is nested as deep as this; JSON that is cannot be written again.
-_DEEPEST = 20
-
-#: POSIX NAME_MAX, in bytes.
-_LONGEST_NAME = 255
-
-
-@dataclass
-class CaseResult:
-    """How one case ended; an entry of ``report.json``.
-
-    Attributes:
-        case: the name that its outputs begin with.
-        file: what it was made from, as the user named it; empty where names are salted.
-        status: ``ok`` or ``failed``.
-        input: ``crop`` or ``head``, where a bundle takes both.
-        side: of a crop, as the user stated it.
-        output: the label map's file name.
-        outputs: the sha256 of each file that was written, by name.
-        volumes_ml: millilitres by structure.
-        places: where in a head the structures were found.
-        study: of a study, which scan was chosen for each channel and why, and what was passed over and why.
-        error: the message after the word ERROR.
-        warnings: what was noticed and did not stop the case.
-        key: what the result depends on: ``input``, ``weights``, ``config``, ``versions``.
-        timing: seconds by step, and the peak of memory; all that two equal runs may differ in.
-    """
-
-    case: str
-    file: str
-    status: str = "ok"
-    input: str = ""
-    side: str = ""
-    output: str = ""
-    outputs: dict[str, str] = field(default_factory=dict)
-    volumes_ml: dict[str, float] = field(default_factory=dict)
-    places: list[dict[str, Any]] = field(default_factory=list)
-    study: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
-    warnings: list[str] = field(default_factory=list)
-    key: dict[str, Any] = field(default_factory=dict)
-    timing: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def passed(self) -> bool:
-        """Whether the case gave a result."""
-        return self.status == "ok"
-
-    def wrote(self, path: Path) -> None:
-        """Note a file that this case wrote."""
-        self.outputs[path.name] = sha256_of(path)
-
-    def warn(self, text: str) -> None:
-        """Note and log a warning, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
-            logger.warning("%s: %s", self.case, text)
 
 
 class _Report(NamedTuple):
@@ -334,80 +275,7 @@ def _read_report(path: Path, head: Mapping[str, Any]) -> tuple[dict[str, CaseRes
         others = set(content) - {"cases", *_HEAD_NAMES, *head}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return {}, f"cannot be read ({type(error).__name__})"
-    entries = {entry.case: entry for entry in map(_entry, items) if entry is not None}
+    entries = {entry.case: entry for entry in map(entry_of, items) if entry is not None}
     if lost := len(items) - len(entries):
         return entries, f"holds what is no entry of a run ({lost} of {len(items)} cases)"
     return entries, "has parts that no run writes" if others else ""
-
-
-def _entry(item: Any) -> CaseResult | None:
-    """An entry of a report, perhaps of an earlier version; None if it is none, or could not be written again.
-
-    Names of outputs that would lead out of the folder are dropped.
-    """
-    if not isinstance(item, dict) or not {"case", "file"} <= set(item):
-        return None
-    known = {each.name: item[each.name] for each in fields(CaseResult) if each.name in item}
-    if not all(_KINDS[name](value) and _is_sound(value) for name, value in known.items()):
-        return None
-    entry = CaseResult(**known)
-    entry.outputs = {name: digest for name, digest in entry.outputs.items() if _is_plain(name)}
-    return entry
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a name is a file's own, and one that a file can have."""
-    return Path(name).name == name and len(name.encode(errors="replace")) <= _LONGEST_NAME
-
-
-def _is_name(value: Any) -> bool:
-    """Whether a value is a text that any file can hold; lone surrogates are none."""
-    return isinstance(value, str) and value != "" and value.encode(errors="ignore").decode() == value
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value is a finite number that fits a float."""
-    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _is_sound(value: Any, depth: int = _DEEPEST) -> bool:
-    """Whether a value out of JSON can be written as JSON again."""
-    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    if inside is not None:
-        return depth > 0 and all(_is_sound(each, depth - 1) for each in inside)
-    return not isinstance(value, int | float) or _is_number(value)
-
-
-def _dict_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(_is_name(k) and test(v) for k, v in value.items())
-
-
-def _list_of(test: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and all(map(test, value))
-
-
-#: What each part of an entry must be.
-_KINDS: dict[str, Callable[[Any], bool]] = {
-    "case": _is_name,
-    "file": _is_text,
-    "status": _is_text,
-    "input": _is_text,
-    "side": _is_text,
-    "output": _is_text,
-    "outputs": _dict_of(_is_text),
-    "volumes_ml": _dict_of(_is_number),
-    "places": _list_of(_is_dict),
-    "study": _is_dict,
-    "error": _is_text,
-    "warnings": _list_of(_is_text),
-    "key": _is_dict,
-    "timing": _dict_of(_is_number),
-}

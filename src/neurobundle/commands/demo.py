@@ -9,7 +9,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from neurobundle.commands.run import CaseResult, Run, close_ups
+from neurobundle.bundle.entries import CaseResult
+from neurobundle.commands.run import Run, close_ups
 from neurobundle.errors import InputError
 from neurobundle.export import page
 from neurobundle.export.pictures import View, png_bytes, three_planes

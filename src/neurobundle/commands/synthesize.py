@@ -24,11 +24,12 @@ from neurobundle.errors import ExitCode, InputError, NoInputError, SettingError,
 from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.files import require_writable, sweep_folder, write_json
 from neurobundle.load.datalist import write_datalist
-from neurobundle.load.names import is_nifti_name, safe_name, stem
-from neurobundle.load.scan import read_scan
+from neurobundle.load.names import safe_name, stem
+from neurobundle.networks.manifest import sha256_of
 
 if TYPE_CHECKING:
-    from neurobundle.augment.synthesis import HeadSettings
+    from neurobundle.augment.head_plan import HeadSettings
+    from neurobundle.augment.label_maps import LabelMap
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ def synthesize(
         SettingError: for a setting that means nothing.
         EnvironmentFault: if the output cannot be written.
     """
+    from neurobundle.augment.label_maps import find_label_maps
+
     maps = find_label_maps(label_maps)
     if n < 1 or seed < 0:
         raise SettingError(f"n is {n} and seed is {seed}", "n must be 1 or more, seed 0 or more.")
@@ -126,71 +129,28 @@ def synthesize(
         items = [_item(out, case, names[path], subjects.index(path), settings) for case, path in done.items()]
         metadata = {"name": "synthetic heads", "labels": LABELS, "sequences": list(settings.sequences), "seed": seed}
         report.datalist = write_datalist(out / "datalist.json", items, metadata=metadata)
+        _tell_of_others(out, set(done))
     return report
 
 
-def find_label_maps(label_maps: Sequence[str | Path] | str | Path) -> list[Path]:
-    """NIfTI files, and those of folders, sorted, each once.
-
-    Raises:
-        NoInputError: if there are none, or a path is not there.
-    """
-    given = [label_maps] if isinstance(label_maps, str | Path) else list(label_maps)
-    found: list[Path] = []
-    for path in map(Path, given):
-        if path.is_dir():
-            found += sorted(file for file in path.iterdir() if file.is_file() and is_nifti_name(file.name))
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise NoInputError("there is no such file or folder", "Give label maps, or a folder of them.", file=path)
-    if not found:
-        where = given[0] if given else None
-        raise NoInputError("there is no label map in it", "Label maps end in .nii or .nii.gz.", file=where)
-    return list(dict.fromkeys(found))
+def _tell_of_others(out: Path, listed: set[str]) -> None:
+    """Cases of an earlier command stay where they are, and this datalist does not know them."""
+    others = sorted(folder.name for folder in out.iterdir() if folder.name not in listed and _has_record(folder))
+    if others:
+        named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+        logger.warning(
+            "NOTE %s: %d cases of an earlier command are not in its datalist.json (%s). Give each command a folder.",
+            *(out, len(others), named),
+        )
 
 
-@dataclass
-class LabelMap:
-    """A label map in RAS axes.
-
-    Attributes:
-        labels: ``(i, j, k)`` int16.
-        spacing_mm: of its voxels.
-        digest: of its content.
-    """
-
-    labels: np.ndarray
-    spacing_mm: tuple[float, ...]
-    digest: str
-
-
-def read_label_map(path: Path) -> LabelMap:
-    """A label map, turned to RAS axes and checked.
-
-    Raises:
-        InputError: if the gate refuses it, a value is no whole number, or a label has no tissue.
-    """
-    import nibabel as nib
-    import torch
-
-    from neurobundle.augment.tissues import tissues_of
-    from neurobundle.export.nifti import as_integers
-
-    scan = read_scan(path)
-    image = nib.as_closest_canonical(nib.Nifti1Image(scan.data.astype(np.float32), scan.affine))
-    try:
-        labels = as_integers(np.asarray(image.dataobj), np.int16)
-        tissues_of(torch.from_numpy(np.unique(labels)))
-    except InputError as error:
-        way_out = "Give a label map, not an image." if "whole numbers" in error.cause else error.way_out
-        raise InputError(error.cause, way_out, file=path) from error
-    spacing = tuple(float(step) for step in np.linalg.norm(image.affine[:3, :3], axis=0))
-    digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes() + repr(spacing).encode()).hexdigest()
-    return LabelMap(np.ascontiguousarray(labels), spacing, digest)
+def _has_record(folder: Path) -> bool:
+    return (folder / f"{folder.name}.json").is_file()
 
 
 def _read(path: Path) -> LabelMap | InputError:
+    from neurobundle.augment.label_maps import read_label_map
+
     try:
         return read_label_map(path)
     except InputError as error:
@@ -201,7 +161,7 @@ def _read(path: Path) -> LabelMap | InputError:
 def _settings(
     sequences: tuple[str, ...], tumour: bool, spacing: float, skull: bool, shape: Sequence[int] | None, contrast: str
 ) -> HeadSettings:
-    from neurobundle.augment.synthesis import HeadSettings
+    from neurobundle.augment.head_plan import HeadSettings
 
     if not 0 < spacing < 20:
         raise SettingError(f"the spacing is {spacing!r} mm", "Give a length above 0 and below 20.")
@@ -257,7 +217,7 @@ def _case(
 
 
 def _record(label_map: LabelMap, number: int, seed: int, settings: HeadSettings, device: str) -> dict[str, Any]:
-    """What a case is made from; equal records are equal cases."""
+    """What a case is made from; what is written has the hashes of its files besides."""
     made_from = {
         "neurobundle": __version__,
         "label_map_sha256": label_map.digest,
@@ -275,7 +235,19 @@ def _is_done(out: Path, case: str, record: dict[str, Any], settings: HeadSetting
         there = json.loads((folder / f"{case}.json").read_text())
     except (OSError, ValueError):
         return False
-    return there == record and all(file.is_file() for file in _files(folder, case, settings))
+    if not isinstance(there, dict):
+        return False
+    written = there.pop("files", {})
+    if there != record:
+        return False
+    damaged = [
+        file.name
+        for file in _files(folder, case, settings)
+        if not file.is_file() or sha256_of(file) != written.get(file.name)
+    ]
+    if damaged:
+        logger.warning("%s: %s is missing or damaged; the case is made again", case, ", ".join(damaged))
+    return not damaged
 
 
 def _files(folder: Path, case: str, settings: HeadSettings) -> list[Path]:
@@ -288,7 +260,8 @@ def _make(
 ) -> None:
     import torch
 
-    from neurobundle.augment.synthesis import WHITE_LEVEL, draw_head, grid_affine, synthesize_head
+    from neurobundle.augment.head_plan import draw_head, grid_affine
+    from neurobundle.augment.synthesis import WHITE_LEVEL, synthesize_head
 
     (folder / f"{case}.json").unlink(missing_ok=True)
     plan = draw_head(np.random.default_rng([record["seed"], record["number"]]), settings)
@@ -304,7 +277,8 @@ def _make(
         save_volume(file, whole, affine)
     save_label_map(seg, head.label.cpu().numpy(), affine)
     sweep_folder(folder)
-    write_json(folder / f"{case}.json", record)
+    hashes = {file.name: sha256_of(file) for file in (*images, seg)}
+    write_json(folder / f"{case}.json", {**record, "files": hashes})
 
 
 def _item(out: Path, case: str, subject: str, number: int, settings: HeadSettings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
 from neurobundle.errors import InputError
-from neurobundle.load import gate
+from neurobundle.load import checks
 from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, refuse
 from neurobundle.load.scan import Scan
 
@@ -106,15 +106,15 @@ def judge_nifti(path: str | Path, policy: Policy = STRICT) -> tuple[Verdict, Sca
     try:
         promised = read_header(path)
         grid = _grid(promised, policy, path)
-        verdict.extend(gate.check_shape(promised.shape, policy, path))
-        verdict.add(gate.check_scaling(*_scaling(promised.header), path), *grid.findings)
+        verdict.extend(checks.check_shape(promised.shape, policy, path))
+        verdict.add(checks.check_scaling(*_scaling(promised.header), path), *grid.findings)
         if verdict.refusals:
             return _explained(verdict, path), None
         data = _scaled(_voxels(path, promised), promised, policy)
     except InputError as error:
         verdict.add(refuse("file", error.cause, error.way_out, path))
         return _explained(verdict, path), None
-    verdict.extend(gate.check_voxels(data, policy, path))
+    verdict.extend(checks.check_voxels(data, policy, path))
     if verdict.refusals:
         return verdict, None
     return verdict, Scan(data, grid.affine, tuple(verdict.warnings), grid.code, grid.unit)
@@ -172,7 +172,7 @@ def read_header(path: str | Path) -> NiftiHeader:
         )
         raise InputError(cause, _AGAIN, file=path)
     scaled = _scaling(promised.header) not in ((1.0, 0.0), (0.0, 0.0))
-    finding = gate.check_memory(promised.promise * (2 if scaled else 1), path)
+    finding = checks.check_memory(promised.promise * (2 if scaled else 1), path)
     if finding is not None:
         raise InputError(finding.cause, finding.way_out, file=path)
     return promised
@@ -266,12 +266,12 @@ def _grid(promised: NiftiHeader, policy: Policy, path: Path) -> _Grid:
         # NIfTI's "method 1" (nifti1.h): voxel sizes and nothing else.
         "none": (np.diag([*pixdim, 1.0]), ALIGNED_ANAT),
     }
-    findings, chosen = gate.check_forms(forms["qform"], forms["sform"], (*promised.shape, 1, 1)[:3], policy, path)
+    findings, chosen = checks.check_forms(forms["qform"], forms["sform"], (*promised.shape, 1, 1)[:3], policy, path)
     affine, code = forms[chosen]
     if affine is None or any(finding.level is Level.REFUSE for finding in findings):
         return _Grid(np.eye(4), code, unit, findings)
-    verdict = Verdict([*findings, *gate.check_affine(affine, chosen if chosen != "none" else "affine", path)])
-    verdict.add(gate.check_pixdim(pixdim, affine, path))
+    verdict = Verdict([*findings, *checks.check_affine(affine, chosen if chosen != "none" else "affine", path)])
+    verdict.add(checks.check_pixdim(pixdim, affine, path))
     return _Grid(affine, code, unit, verdict.findings)
 
 

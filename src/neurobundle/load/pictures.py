@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import require
-from neurobundle.load.gate import STRICT, Policy, Verdict, check_voxels, refuse
+from neurobundle.load.checks import check_voxels
+from neurobundle.load.gate import STRICT, Policy, Verdict, refuse
 
 #: Two colour channels whose mean difference over the bright pixels is below this many grey levels are copies of each
 #: other: a JPEG's rounding is about one level.

@@ -5,9 +5,8 @@ A *case* has a true class, and an answer: the probability of each class, a class
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,16 @@ from typing import Any
 import numpy as np
 
 from neurobundle.errors import InputError, SettingError
-from neurobundle.export.tables import write_csv
-from neurobundle.files import write_json
 from neurobundle.load.answers import (
     PROBABILITY,
     SUM_TOLERANCE,
     Row,
-    check_class_names,
     read_probabilities,
     read_table,
     require_class,
 )
 from neurobundle.measure.classification import FAILED, Threshold, predict, score_classification
-from neurobundle.measure.outputs import REPORT, SUMMARY, TABLE, fact_lines, versions
-
-logger = logging.getLogger(__name__)
+from neurobundle.measure.row_evaluation import RowEvaluation, Rows
 
 _COLUMNS = ("case", "subject", "truth", "prediction", "correct", "status")
 
@@ -55,7 +49,7 @@ class Answer:
     uncertainty: float = math.nan
 
 
-class ClassificationEvaluation:
+class ClassificationEvaluation(RowEvaluation):
     """Collects answers, scores them, and writes ``per_case.csv`` and ``summary.json``.
 
     Args:
@@ -67,14 +61,15 @@ class ClassificationEvaluation:
             threshold.
     """
 
+    TITLE = "Classification, evaluated"
+    HEADLINE = ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc")
+
     def __init__(self, classes: Sequence[str], threshold: Threshold | None = None) -> None:
-        self.classes = [str(name) for name in classes]
-        check_class_names(self.classes, at_least=2)
+        super().__init__(classes, at_least=2)
         if threshold is not None and len(self.classes) != 2:
             raise SettingError(f"a threshold needs two classes, there are {len(self.classes)}", "Leave it out.")
         self.threshold = threshold
         self.answers: dict[str, Answer] = {}
-        self.problems: dict[str, str] = {}
 
     def add(
         self,
@@ -140,41 +135,22 @@ class ClassificationEvaluation:
         probabilities = np.array([answer.probabilities or nothing for answer in answers])
         return score_classification(truth, probabilities, self.classes, subjects, self.threshold)
 
-    def write(
-        self, output_dir: str | Path, facts: Mapping[str, Any] | None = None, title: str = "Classification, evaluated"
-    ) -> dict[str, Any]:
-        """Write ``per_case.csv``, a row a case in the order of adding, ``summary.json`` and ``report.html``.
-
-        Args:
-            output_dir: made if need be.
-            facts: added to the summary and shown in the report: where the data came from, which weights.
-            title: of the report.
-
-        Returns:
-            The summary.
-
-        Raises:
-            EnvironmentFault: if they cannot be written.
-        """
-        from neurobundle.measure.page import write_classification_page
-
-        output_dir, given = Path(output_dir), dict(facts or {})
-        summary = {**self.score(), **self._calibration(), "failed": self.problems, **given, "versions": versions()}
+    def _table(self) -> tuple[list[str], Rows]:
+        """With the probability of each class, and the uncertainty if any case has one."""
         answers = list(self.answers.values())
         uncertain = any(not math.isnan(answer.uncertainty) for answer in answers)
         probabilities = [f"{PROBABILITY}{name}" for name in self.classes]
         columns = [*_COLUMNS[:-1], *probabilities, *(["uncertainty"] if uncertain else []), _COLUMNS[-1]]
-        rows = [self._row(answer) for answer in answers]
-        write_csv(output_dir / TABLE, columns, rows)
-        write_json(output_dir / SUMMARY, summary)
-        lines = fact_lines({**given, "versions": summary["versions"]})
-        write_classification_page(output_dir / REPORT, title, summary, rows, self.problems, lines)
-        for name in ("accuracy", "balanced_accuracy", "macro_f1", "macro_auroc"):
-            logger.info("%s: %s, interval %s", name, summary[name]["mean"], summary[name]["interval"])
-        return summary
+        return columns, [self._row(answer) for answer in answers]
 
-    def _calibration(self) -> dict[str, Any]:
-        """Of the cases that were answered with probabilities."""
+    def _page_writer(self) -> Callable[..., Path]:
+        """That of a classification."""
+        from neurobundle.measure.page import write_classification_page
+
+        return write_classification_page
+
+    def _more(self) -> dict[str, Any]:
+        """The calibration of the cases that were answered with probabilities."""
         answers = [answer for answer in self.answers.values() if answer.probabilities is not None]
         if not answers:
             return {}

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from neurobundle.errors import InputError
-from neurobundle.export.tables import write_csv
-from neurobundle.files import write_json
-from neurobundle.load.answers import check_class_names, require_class
+from neurobundle.load.answers import require_class
 from neurobundle.measure.detection import ImageBoxes, check_settings, count_boxes, score_detection
-from neurobundle.measure.outputs import REPORT, SUMMARY, TABLE, fact_lines, versions
-
-logger = logging.getLogger(__name__)
+from neurobundle.measure.row_evaluation import RowEvaluation, Rows
 
 _COLUMNS = ("case", "subject", "n_boxes", "n_found", "n_missed", "n_false", "status")
 
@@ -24,7 +19,7 @@ Boxes = Sequence[Sequence[float]] | np.ndarray
 Classes = Sequence[int | str] | np.ndarray
 
 
-class DetectionEvaluation:
+class DetectionEvaluation(RowEvaluation):
     """Collects boxes, scores them, and writes ``per_case.csv`` and ``summary.json``.
 
     Args:
@@ -36,14 +31,15 @@ class DetectionEvaluation:
         SettingError: if there is no class, a name is blank or stands twice, or a threshold cannot be.
     """
 
+    TITLE = "Detection, evaluated"
+    HEADLINE = ("map50", "recall", "precision")
+
     def __init__(self, classes: Sequence[str], iou_threshold: float = 0.5, score_threshold: float = 0.5) -> None:
-        self.classes = [str(name) for name in classes]
-        check_class_names(self.classes)
+        super().__init__(classes)
         check_settings(iou_threshold, score_threshold)
         self.iou_threshold = iou_threshold
         self.score_threshold = score_threshold
         self.images: dict[str, ImageBoxes] = {}
-        self.problems: dict[str, str] = {}
 
     def add(
         self,
@@ -103,36 +99,18 @@ class DetectionEvaluation:
         images = list(self.images.values())
         return score_detection(images, self.classes, self.iou_threshold, self.score_threshold)
 
-    def write(
-        self, output_dir: str | Path, facts: Mapping[str, Any] | None = None, title: str = "Detection, evaluated"
-    ) -> dict[str, Any]:
-        """Write ``per_case.csv``, a row an image in the order of adding, ``summary.json`` and ``report.html``.
-
-        Args:
-            output_dir: made if need be.
-            facts: added to the summary and shown in the report: where the data came from, which weights.
-            title: of the report.
-
-        Returns:
-            The summary.
-
-        Raises:
-            EnvironmentFault: if they cannot be written.
-        """
-        from neurobundle.measure.page import write_detection_page
-
-        output_dir, given = Path(output_dir), dict(facts or {})
-        summary = {**self.score(), "failed": self.problems, **given, "versions": versions()}
+    def _table(self) -> tuple[list[str], Rows]:
+        """With the boxes that count from the score threshold on."""
         images = list(self.images.values())
         counts = count_boxes(images, len(self.classes), self.iou_threshold, self.score_threshold)
         rows = [_row(image, *(int(n) for n in row)) for image, row in zip(images, counts, strict=True)]
-        write_csv(output_dir / TABLE, _COLUMNS, rows)
-        write_json(output_dir / SUMMARY, summary)
-        lines = fact_lines({**given, "versions": summary["versions"]})
-        write_detection_page(output_dir / REPORT, title, summary, rows, self.problems, lines)
-        for name in ("map50", "recall", "precision"):
-            logger.info("%s: %s, interval %s", name, summary[name]["mean"], summary[name]["interval"])
-        return summary
+        return list(_COLUMNS), rows
+
+    def _page_writer(self) -> Callable[..., Path]:
+        """That of a detection."""
+        from neurobundle.measure.page import write_detection_page
+
+        return write_detection_page
 
     def _keep(
         self,

@@ -65,42 +65,30 @@ _POLICY = (
     "prediction) count as Dice 0 and as the image's diagonal; an empty one (in neither) is in no mean. " + _INTERVAL
 )
 
-#: Keys of a summary, their headings and their decimals.
-_CLASSIFICATION = (
-    ("accuracy", "accuracy", 3),
-    ("balanced_accuracy", "balanced accuracy", 3),
-    ("macro_f1", "macro-F1", 3),
-    ("mcc", "MCC", 3),
-    ("macro_auroc", "macro-AUROC", 3),
-    ("macro_auprc", "macro-AUPRC", 3),
-)
-_OF_CLASS = (
-    ("n", "n", 0),
-    ("n_failed", "failed", 0),
-    ("precision", "precision", 3),
-    ("sensitivity", "sensitivity", 3),
-    ("specificity", "specificity", 3),
-    ("f1", "F1", 3),
-    ("auroc", "AUROC", 3),
-    ("auprc", "AUPRC", 3),
-)
-_DETECTION = (
-    ("map50", "mAP at IoU .5", 3),
-    ("map50_95", "mAP at .5 to .95", 3),
-    ("precision", "precision", 3),
-    ("recall", "recall", 3),
-    ("f1", "F1", 3),
-    ("n_failed", "failed", 0),
-)
-_BOXES_OF_CLASS = (
-    ("n_boxes", "boxes", 0),
-    ("ap50", "AP at IoU .5", 3),
-    ("ap50_95", "AP at .5 to .95", 3),
-    ("precision", "precision", 3),
-    ("recall", "recall", 3),
-    ("f1", "F1", 3),
-)
-_Columns = Sequence[tuple[str, str, int]]
+#: Scores of a summary in the order of the columns: over all classes, and of each.
+_CLASSIFICATION = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "macro_auroc", "macro_auprc")
+_OF_CLASS = ("n", "n_failed", "precision", "sensitivity", "specificity", "f1", "auroc", "auprc")
+_DETECTION = ("map50", "map50_95", "precision", "recall", "f1", "n_failed")
+_BOXES_OF_CLASS = ("n_boxes", "ap50", "ap50_95", "precision", "recall", "f1")
+#: Their headings, where these are not their keys.
+_HEADINGS = {
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro-F1",
+    "mcc": "MCC",
+    "macro_auroc": "macro-AUROC",
+    "macro_auprc": "macro-AUPRC",
+    "n_failed": "failed",
+    "n_boxes": "boxes",
+    "f1": "F1",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "map50": "mAP at IoU .5",
+    "map50_95": "mAP at .5 to .95",
+    "ap50": "AP at IoU .5",
+    "ap50_95": "AP at .5 to .95",
+}
+#: Those that are counted, and have no decimals.
+_COUNTS = ("n", "n_failed", "n_boxes")
 
 
 def write_segmentation_page(
@@ -284,15 +272,22 @@ def _fold_section(folds: Mapping[str, Mapping[str, Any]] | None, structures: Seq
     return section("folds", "By fold", grid("scores by fold", columns, rows, [("", 2), *((n, 3) for n in structures)]))
 
 
-def _overall(summary: Mapping[str, Any], columns: _Columns) -> str:
-    names = ["", *(name for _, name, _ in columns)]
-    return grid("overall scores", names, [["all classes", *(mean(summary.get(key), n) for key, _, n in columns)]])
+def _overall(summary: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return grid("overall scores", ["", *_headings(keys)], [["all classes", *_cells(summary, keys)]])
 
 
-def _by_class(summary: Mapping[str, Any], columns: _Columns) -> str:
+def _by_class(summary: Mapping[str, Any], keys: Sequence[str]) -> str:
     classes = summary.get("per_class") or {}
-    rows = [[name, *(mean((own or {}).get(key), n) for key, _, n in columns)] for name, own in classes.items()]
-    return grid("scores by class", ["class", *(name for _, name, _ in columns)], rows) if rows else ""
+    rows = [[name, *_cells(own or {}, keys)] for name, own in classes.items()]
+    return grid("scores by class", ["class", *_headings(keys)], rows) if rows else ""
+
+
+def _headings(keys: Sequence[str]) -> list[str]:
+    return [_HEADINGS.get(key, key) for key in keys]
+
+
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[Markup]:
+    return [mean(scores.get(key), 0 if key in _COUNTS else 3) for key in keys]
 
 
 def _answer_section(rows: Sequence[Mapping[str, Any]]) -> str:

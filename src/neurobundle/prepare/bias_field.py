@@ -22,11 +22,10 @@ import numpy as np
 import torch
 
 from neurobundle.errors import InputError, SettingError
+from neurobundle.prepare.separable import ORDER, along_axes, spline_basis
 
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
-#: Cubic B-splines: so many control points beyond the number of pieces.
-ORDER = 3
 #: Fewest voxels along an axis that shrinking leaves, so that thick slices are not thinned out.
 FEWEST = 16
 #: A lattice cannot be fitted to fewer voxels than it has control points at its first level.
@@ -160,8 +159,8 @@ class BiasField:
         for size, step in zip(self.shape, self.record.shrink, strict=True):
             start, count = _thinned(size, step)
             voxel = torch.arange(size, dtype=torch.float64, device=self.lattice.device)
-            bases.append(_basis((voxel - start) / (step * max(1, count - 1)), n))
-        return _expand(self.lattice.float(), bases)
+            bases.append(spline_basis((voxel - start) / (step * max(1, count - 1)), n).float())
+        return along_axes(self.lattice.float(), bases)
 
     def apply(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The image over the field, and the log field; both float32."""
@@ -298,15 +297,16 @@ class _Fit:
     def __init__(self, shape: Sequence[int], box: Sequence[slice], cut: torch.Tensor, at: torch.Tensor, n: int) -> None:
         self.at, self.shape, self.n = at, cut.shape, n
         exact = [
-            _basis(torch.arange(size, dtype=torch.float64, device=at.device) / max(1, size - 1), n)[side]
+            spline_basis(torch.arange(size, dtype=torch.float64, device=at.device) / max(1, size - 1), n)[side]
             for size, side in zip(shape, box, strict=True)
         ]
         # A point gives each control point its value times weight / sum of squared weights; control points then take
         # the mean of what they were given, weighted by the squared weights.
         spread = [basis**3 / (basis**2).sum(dim=1, keepdim=True) for basis in exact]
         self.bases = [basis.float() for basis in exact]
-        self.spread = [basis.float() for basis in spread]
-        self.weight = _contract(cut.float(), [(basis**2).float() for basis in exact]).double()
+        # Transposed: from voxels to control points.
+        self.spread = [basis.float().T for basis in spread]
+        self.weight = along_axes(cut.float(), [(basis**2).float().T for basis in exact]).double()
 
     def nothing(self) -> torch.Tensor:
         """A lattice of zeros."""
@@ -316,12 +316,12 @@ class _Fit:
         """The lattice that fits values of the masked voxels."""
         volume = torch.zeros(self.shape, dtype=torch.float32, device=self.at.device)
         volume.view(-1)[self.at] = values
-        given = _contract(volume, self.spread).double()
+        given = along_axes(volume, self.spread).double()
         return torch.where(self.weight > 0, given / self.weight.clamp(min=torch.finfo(torch.float64).tiny), 0.0)
 
     def field(self, lattice: torch.Tensor) -> torch.Tensor:
         """The lattice's values at the masked voxels."""
-        return _expand(lattice.float(), self.bases).reshape(-1)[self.at]
+        return along_axes(lattice.float(), self.bases).reshape(-1)[self.at]
 
 
 def _sharpened(values: torch.Tensor, rule: N4Settings) -> torch.Tensor:
@@ -358,31 +358,6 @@ def _expectation(counts: np.ndarray, low: float, slope: float, rule: N4Settings)
     above, below = (np.fft.ifft(np.fft.fft(part) * blur).real for part in (values * sharp, sharp))
     expected = np.divide(above, below, out=np.zeros(padded), where=below != 0)
     return np.asarray(expected[first : first + bins])
-
-
-def _basis(u: torch.Tensor, n: int) -> torch.Tensor:
-    """Cubic B-spline weights ``(positions, n)`` of positions 0 to 1; what lies beyond is taken at the end."""
-    pieces = n - ORDER
-    scaled = u.clamp(0, 1) * pieces
-    piece = scaled.floor().clamp(max=pieces - 1)
-    t = scaled - piece
-    weights = torch.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], dim=1) / 6
-    basis = torch.zeros(len(u), n, dtype=u.dtype, device=u.device)
-    return basis.scatter_(1, piece.long()[:, None] + torch.arange(4, device=u.device), weights)
-
-
-def _contract(volume: torch.Tensor, bases: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Sum over the voxels, axis by axis: ``(i, j, k)`` becomes ``(n, n, n)``."""
-    for basis in bases:
-        volume = torch.tensordot(volume, basis, dims=([0], [0]))
-    return volume
-
-
-def _expand(lattice: torch.Tensor, bases: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Evaluate, axis by axis: ``(n, n, n)`` becomes ``(i, j, k)``."""
-    for basis in bases:
-        lattice = torch.tensordot(lattice, basis.to(lattice.dtype), dims=([0], [1]))
-    return lattice
 
 
 def _refined(lattice: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ taken over the region alone, and applied everywhere, channel by channel.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -238,9 +239,9 @@ class ChannelTransformd(MapTransform):
             )
         self.region, self.mask_key, self.allow_empty = region, mask_key, allow_empty
 
+    @abstractmethod
     def one(self, channel: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
         """What becomes of a channel: finite floats, a mask that is not empty, and the channel's number."""
-        raise NotImplementedError
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The images of one case, each in a new tensor."""

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from neurobundle import geometry
 from neurobundle.errors import InputError, SettingError
-from neurobundle.prepare.register import Grid, Registration, register_head, resample
+from neurobundle.prepare.itk_helpers import Grid
+from neurobundle.prepare.register import Registration, register_head, resample
 
 Side = Literal["left", "right"]
 

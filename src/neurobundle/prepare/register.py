@@ -29,9 +29,7 @@ from scipy import ndimage
 
 from neurobundle import geometry
 from neurobundle.errors import InputError, MissingPackageError, require
-from neurobundle.prepare.itk_helpers import Grid as Grid
-from neurobundle.prepare.itk_helpers import Volume, itk_image, matrix_of, one_thread
-from neurobundle.prepare.itk_helpers import average_blocks as _average_blocks
+from neurobundle.prepare.itk_helpers import Grid, Volume, average_blocks, itk_image, matrix_of, one_thread
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +109,7 @@ def to_isotropic(image: Grid, spacing_mm: float) -> Grid:
 
     Voxels smaller than the cube are averaged first, so that nothing aliases. Any affine will do, sheared ones too.
     """
-    small = _average_blocks(image, spacing_mm)
+    small = average_blocks(image, spacing_mm)
     places = geometry.corners_mm(small.array.shape, small.affine)
     low, high = places.min(axis=0), places.max(axis=0)
     shape = np.maximum(np.ceil((high - low) / spacing_mm).astype(int) + 1, 2)

@@ -13,7 +13,7 @@ edge there; beyond is 0.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,6 @@ from monai.utils import TraceKeys, ensure_tuple_rep
 from neurobundle.errors import InputError, NeurobundleError, SettingError, closest
 from neurobundle.geometry import same_grid
 from neurobundle.prepare.grid import Grid, Range, box_of, network_grid
-
-Mode = Literal["bilinear", "nearest", "label"]
 
 #: How a voxel gets its value: linear interpolation, the nearest voxel, or the label with the largest share.
 MODES = ("bilinear", "nearest", "label")

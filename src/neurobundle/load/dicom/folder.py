@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from neurobundle.errors import InputError, NoInputError, require
+from neurobundle.load.checks import check_affine
 from neurobundle.load.dicom.enhanced import enhanced_frames, is_enhanced
 from neurobundle.load.dicom.facts import facts_of, plane_of, voxel_of
 from neurobundle.load.dicom.frames import Frame, classic_frames, patient_of
@@ -20,7 +21,7 @@ from neurobundle.load.dicom.instances import Found, Instance, find_instances
 from neurobundle.load.dicom.mosaic import is_mosaic, mosaic_frames
 from neurobundle.load.dicom.stacking import stack
 from neurobundle.load.dicom.volumes import DicomVolume
-from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, check_affine, refuse, warn
+from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, refuse, warn
 from neurobundle.load.inputs import dicom_folders
 from neurobundle.load.salt import digest
 from neurobundle.load.scan import Scan

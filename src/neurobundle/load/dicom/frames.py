@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from neurobundle.load.checks import FARTHEST_MM
 from neurobundle.load.dicom.elements import Elements
 from neurobundle.load.dicom.facts import b_value_of, component_of, echo_of, echo_time_of, image_type_of
 from neurobundle.load.dicom.instances import Instance
@@ -27,9 +28,6 @@ ORTHOGONAL_TOLERANCE = 1e-4
 
 #: A pixel's edge outside of this is damage: the finest microscopes and the coarsest scouts lie inside.
 POSSIBLE_PIXEL_MM = (1e-3, 1e3)
-
-#: Nothing in a scanner lies further away than this.
-FARTHEST_MM = 1e5
 
 _MEND = "Export the series again from the scanner or the archive."
 

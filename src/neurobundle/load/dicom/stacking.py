@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from neurobundle.load.checks import SHEAR_TOLERANCE
 from neurobundle.load.dicom.frames import Array, Frame, Plane
 from neurobundle.load.dicom.grouping import SAME_PLACE_MM, place_numbers
-from neurobundle.load.gate import SHEAR_TOLERANCE, Finding, Level, refuse, warn
+from neurobundle.load.gate import Finding, Level, refuse, warn
 
 #: A slice may lie off its slot by this share of a step: highdicom's tolerance of spacing (highdicom.spatial).
 SPACING_TOLERANCE = 0.01

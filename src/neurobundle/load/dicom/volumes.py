@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import InputError
-from neurobundle.load import gate
+from neurobundle.load import checks
 from neurobundle.load.dicom.facts import Facts
 from neurobundle.load.dicom.frames import Plane
 from neurobundle.load.gate import STRICT, Finding, Level, Policy, Verdict, warn
@@ -73,10 +73,10 @@ class DicomVolume:
         """
         verdict = self.judge(policy)
         verdict.require(self.files[0])
-        verdict.add(gate.check_memory(int(np.prod(self.shape, dtype=np.int64)) * 4, self.files[0]))
+        verdict.add(checks.check_memory(int(np.prod(self.shape, dtype=np.int64)) * 4, self.files[0]))
         verdict.require(self.files[0])
         (data,), notes = _fill([self], policy.real_world)
-        verdict.add(*notes, *gate.check_voxels(data, policy, self.files[0]))
+        verdict.add(*notes, *checks.check_voxels(data, policy, self.files[0]))
         verdict.require(self.files[0])
         return Scan(data, self.affine, tuple(verdict.warnings))
 
@@ -118,11 +118,11 @@ def read_series_4d(volumes: Sequence[DicomVolume], policy: Policy = STRICT) -> S
             cause = f"volume {volume.key} lies on another grid than {first.key}"
             raise InputError(cause, _SAME_GRID, file=volume.files[0])
     needed = int(np.prod(first.shape, dtype=np.int64)) * 8 * len(volumes)
-    verdict.add(gate.check_memory(needed, first.files[0]))
+    verdict.add(checks.check_memory(needed, first.files[0]))
     verdict.require(first.files[0])
     arrays, notes = _fill(volumes, policy.real_world)
     data = np.stack(arrays, axis=-1)
-    verdict.add(*notes, *gate.check_voxels(data, policy, first.files[0]))
+    verdict.add(*notes, *checks.check_voxels(data, policy, first.files[0]))
     verdict.require(first.files[0])
     return Scan(data, first.affine, tuple(dict.fromkeys(verdict.warnings)))
 
