@@ -134,6 +134,13 @@ def test_whole_numbers_become_floats_and_half_stays_half(kind: type[RandArtefact
 
 
 @pytest.mark.parametrize("kind", ALL)
+def test_an_image_with_a_gradient(kind: type[RandArtefactd]) -> None:
+    """Augmentation is no part of what is learned."""
+    image = head(8, 9, channels=1).as_tensor().clone().requires_grad_()
+    assert not kind("image", prob=1.0)({"image": image})["image"].requires_grad
+
+
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("prob", [-0.1, 1.1, float("nan")])
 def test_a_probability_is_one(kind: type[RandArtefactd], prob: float) -> None:
     with pytest.raises(SettingError, match="prob is"):

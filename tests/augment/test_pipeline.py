@@ -106,3 +106,8 @@ def test_no_strength_is_no_artefact() -> None:
         torch.testing.assert_close(augment(case())["image"], case()["image"], atol=1e-4, rtol=0)
     with pytest.raises(SettingError, match="strength"):
         mri_artefacts("image", -1)
+
+
+def test_a_strength_beyond_meaning_is_named() -> None:
+    with pytest.raises(SettingError, match=r"strength is .*20"):
+        mri_artefacts("image", strength=20)

@@ -72,3 +72,11 @@ def test_bad_input_is_refused() -> None:
         DenoiseNonLocalMeansd("image", sigma=0)
     with pytest.raises(SettingError, match="patch_size is 0"):
         DenoiseNonLocalMeansd("image", patch_size=0)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_a_channel_of_one_value_is_refused(value: float) -> None:
+    image = MetaTensor(torch.full((1, 8, 8, 8), value), meta={"filename_or_obj": "flat.nii.gz"})
+    with pytest.raises(InputError, match="no signal: every voxel is") as caught:
+        DenoiseNonLocalMeansd("image")({"image": image})
+    assert caught.value.file == "flat.nii.gz"

@@ -65,6 +65,16 @@ def test_brighter_stays_brighter(image: np.ndarray) -> None:
     assert float(steps.min()) >= -1e-4 * float(found.abs().max())
 
 
+def test_a_head_so_dark_that_its_slopes_overflow() -> None:
+    """The same pieces in another unit; and a slice that does not lie in one piece in memory."""
+    landmarks = Landmarks((0.0, 50.0, 100.0), (0.0, 25.0, 100.0))
+    image = torch.arange(12.0).reshape(3, 4) + 1
+    wanted = landmarks.apply(image)
+    assert torch.allclose(landmarks.apply(image.double() * 1e-42).float(), wanted, atol=1e-3)
+    assert torch.isfinite(landmarks.apply(image * 1e-40)).all()
+    assert torch.equal(landmarks.apply(image.T).T, wanted)
+
+
 def test_saved_and_loaded(tmp_path: Path) -> None:
     landmarks = learn_landmarks([FIVE, FIVE.square()], [None, torch.tensor([[0, 1, 1, 1, 1]])])
     path = landmarks.save(tmp_path / "new" / "t1.json")

@@ -90,7 +90,7 @@ class RandArtefactd(RandomizableTransform, MapTransform):
         self.randomize(result)
         for key, drawn in self.drawn.items():
             image = torch.as_tensor(result[key])
-            plain = image.as_tensor() if isinstance(image, MetaTensor) else image
+            plain = (image.as_tensor() if isinstance(image, MetaTensor) else image).detach()
             spoilt = torch.empty(plain.shape, dtype=torch.float32, device=plain.device)
             for channel, one, out in zip(plain, drawn, spoilt, strict=True):
                 self._one(channel, one, out)

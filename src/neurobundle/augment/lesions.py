@@ -250,7 +250,9 @@ def radius_map(
 
 
 def mass_effect(lesion: Lesion, middle: np.ndarray, box: Box, radius: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
-    """Which displacement (voxels) shows what the tumour pushed there: towards its middle, smooth, without folds.
+    """Which displacement (voxels) shows what the tumour pushed there: towards its middle, and smooth.
+
+    It has no folds, but for some voxels between a large tumour and the skull beside it, where it must end in 5 mm.
 
     Args:
         lesion: its ``mass`` says how much.

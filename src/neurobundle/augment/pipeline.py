@@ -125,7 +125,8 @@ def mri_artefacts(
 
     Args:
         image_key: an image, channel first, normalised or not; channels are spoilt apart.
-        strength: how bad: 1 is what a radiologist would still read, 0 is nothing, 2 twice as much.
+        strength: how bad: 1 is what a radiologist would still read, 0 is nothing, 2 twice as much; 5 at
+            most.
         brain_extracted: air that was cut away stays without a signal.
         invert_prob: how often the contrast is turned round, for networks that should not care for the sequence.
 
@@ -133,9 +134,9 @@ def mri_artefacts(
         A ``Compose`` of dictionary transforms; shapes, and label maps, stay as they are.
 
     Raises:
-        SettingError: for a strength below 0.
+        SettingError: for a strength below 0 or above 5.
     """
-    check_range("strength", (0.0, strength), 0)
+    check_range("strength", (0.0, strength), 0, 5)
 
     def up_to(low: float, high: float, neutral: float = 0.0) -> tuple[float, float]:
         """A range that is as far from what changes nothing as the strength says."""

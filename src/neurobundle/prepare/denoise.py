@@ -92,7 +92,7 @@ class DenoiseNonLocalMeansd(ChannelTransformd):
 
     Raises:
         SettingError: for a setting that means nothing.
-        InputError: for a channel with voxels below 0 or not finite, or in which no noise can be found.
+        InputError: for a channel of one value, with voxels below 0 or not finite, or in which no noise can be found.
     """
 
     def __init__(
@@ -122,6 +122,8 @@ class DenoiseNonLocalMeansd(ChannelTransformd):
 
         if float(channel.min()) < 0:
             raise InputError(f"its least voxel is {float(channel.min()):g}", "Denoise magnitudes, before normalising.")
+        if float(channel.max()) == float(channel.min()):
+            raise InputError(f"no signal: every voxel is {float(channel.min()):g}", "Is it a mask, or an empty scan?")
         sigma = noise_sigma(channel, mask) if self.sigma is None else self.sigma
         if sigma <= 0:
             # Voxels that equal their neighbours: there is nothing to take out.

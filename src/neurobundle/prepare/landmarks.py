@@ -244,5 +244,8 @@ def _piecewise(image: torch.Tensor, own: Sequence[float], standard: Sequence[flo
         torch.as_tensor(part, dtype=torch.float64, device=image.device).to(image.dtype)
         for part in (x[1:-1], x[:-1], y[:-1], slopes)
     )
-    piece = torch.bucketize(image, knots, right=True, out_int32=True)
+    if not bool(torch.isfinite(slope).all()):
+        # So dark that a number of this type cannot say how steep it is.
+        return _piecewise(image.double(), own, standard).to(image.dtype)
+    piece = torch.bucketize(image.contiguous(), knots, right=True, out_int32=True)
     return (image - left[piece]).mul_(slope[piece]).add_(value[piece])
