@@ -109,9 +109,7 @@ def test_a_damaged_image_is_made_again(maps: Path, tmp_path: Path, caplog: pytes
     assert "anna-s0-0000: anna-s0-0000_t1.nii.gz is missing or damaged; the case is made again" in caplog.text
 
 
-def test_cases_of_an_earlier_command_are_told_of(
-    maps: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_cases_of_an_earlier_command_are_told_of(maps: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Fewer heads, or another seed: the datalist has those of the last command, and a line says which are not in it."""
     out = tmp_path / "out"
     make(maps, out, 3)
