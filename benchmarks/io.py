@@ -18,7 +18,7 @@ from monai.transforms import LoadImage, SaveImage
 
 from harness import Result, arguments, compare, cost, report
 from neurobundle.export.nifti import compress, encode, save_label_map
-from neurobundle.load import gate
+from neurobundle.load import checks
 from neurobundle.load.dicom import read_volume
 from neurobundle.load.nifti import read_nifti
 
@@ -69,13 +69,13 @@ def reading(folder: Path, shape: tuple[int, ...], rounds: int) -> list[Result]:
             data, affine, *_ = read_nifti(path)
             return data.astype(np.float32, copy=False), affine
 
-        with mock.patch.object(gate, "check_voxels", return_value=[]):
+        with mock.patch.object(checks, "check_voxels", return_value=[]):
             results.append(race("header and CRC checked", None, own, goal=4))
         results.append(race("and the voxels checked", None, own))
         results.append(race("and the voxels checked, as float32", np.float32, as_float))
         reader = LoadImage(reader="neurobundle.load.Reader", image_only=True)
         results.append(race("LoadImage with our reader", np.float32, lambda r=reader, p=path: with_affine(r(p))))
-        results.append(cost(f"{name}: the voxel checks alone", lambda d=scan.data: gate.check_voxels(d), rounds))
+        results.append(cost(f"{name}: the voxel checks alone", lambda d=scan.data: checks.check_voxels(d), rounds))
     return results
 
 

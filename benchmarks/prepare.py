@@ -29,9 +29,8 @@ from monai.transforms import (
 
 from harness import Result, arguments, compare, cost, report
 from neurobundle.export.nifti import save_volume
-from neurobundle.geometry import same_grid
 from neurobundle.prepare import intensity
-from neurobundle.prepare.space import ToNetworkGridd
+from neurobundle.prepare.space import ON_VOXEL, ToNetworkGridd
 
 warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -89,17 +88,30 @@ def stock_chain() -> Compose:
 
 
 def same(ours: dict[str, Any], theirs: dict[str, Any]) -> bool:
-    """One grid; equal images where there is signal (MONAI leaves 0 elsewhere, ours shifts it too); equal labels.
+    """Equal images where there is signal (MONAI leaves 0 elsewhere, ours shifts it too); equal labels.
 
+    Our crop keeps up to a voxel more on each side, so that all of the box lies between kept voxels on the way back.
     A label map's voxel halfway between two others may take either; these are fewer than one in a thousand.
     """
-    for key in ("image", "label"):
-        if not same_grid(ours[key].shape[1:], ours[key].affine, theirs[key].shape[1:], theirs[key].affine):
-            return False
-    a, b = (case["image"].as_tensor() for case in (ours, theirs))
+    box = part_of(ours["image"], theirs["image"])
+    if box is None or box != part_of(ours["label"], theirs["label"]):
+        return False
+    a, b = ours["image"].as_tensor()[box], theirs["image"].as_tensor()
     signal = b != 0
-    labels = (ours["label"].as_tensor() != theirs["label"].as_tensor()).float().mean()
+    labels = (ours["label"].as_tensor()[box] != theirs["label"].as_tensor()).float().mean()
     return bool(torch.allclose(a[signal], b[signal], atol=TOLERANCE, rtol=0) and labels < 1e-3)
+
+
+def part_of(ours: Any, theirs: Any) -> tuple[slice, ...] | None:
+    """Which part of our grid is theirs; None if none is, or if ours has over a voxel more on a side."""
+    onto = np.linalg.solve(np.asarray(ours.affine), np.asarray(theirs.affine))
+    first = onto[:3, 3].round()
+    after = np.array(ours.shape[1:]) - np.array(theirs.shape[1:]) - first
+    if not np.allclose(onto[:3, :3], np.eye(3), atol=1e-4) or np.abs(onto[:3, 3] - first).max() > ON_VOXEL:
+        return None
+    if min(*first, *after) < 0 or max(*first, *after) > 1:
+        return None
+    return (slice(None), *(slice(int(a), int(a) + n) for a, n in zip(first, theirs.shape[1:], strict=True)))
 
 
 def way_back(case: dict[str, Any], chain: Compose) -> Any:

@@ -15,7 +15,8 @@ from monai.transforms import Resample
 
 from harness import Result, arguments, compare, cost, report
 from neurobundle.augment.deform import DeformationRange, Warp, draw_deformation
-from neurobundle.augment.synthesis import HeadSettings, draw_head, synthesize_head
+from neurobundle.augment.head_plan import HeadSettings, draw_head
+from neurobundle.augment.synthesis import synthesize_head
 
 #: Label maps as SynthSeg's: 256 voxels of 1 mm a side.
 SIDE, SMALL_SIDE = 256, 64
