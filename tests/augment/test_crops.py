@@ -110,3 +110,8 @@ def test_what_means_nothing_is_refused() -> None:
         RandPosNegCropd("image", "label", (3, 3, 3), image_key="image")(nothing)
     with pytest.raises(InputError, match=r"the image is \(3, 3\) and the label map \(3, 4\)"):
         find_places(torch.zeros(1, 3, 4), torch.zeros(1, 3, 3))
+
+
+def test_a_label_map_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingError, match="there is no label map 'mask'"):
+        RandPosNegCropd("image", "mask", (2, 2, 2))({"image": torch.ones(1, 4, 4, 4)})

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,3 +188,69 @@ def test_what_means_nothing_is_refused() -> None:
         RandSpatiald(KEYS, (4, 4))({"image": torch.zeros(1, 5, 5), "label": torch.zeros(1, 5, 6)})
     with pytest.raises(InputError, match="as many axes"):
         RandSpatiald(KEYS, (4, 4))(case(5, 5, 5))
+
+
+def test_image_and_label_that_lie_elsewhere_are_refused() -> None:
+    """One shape, but the label map was stored from left to right; of arrays without an affine nothing is known."""
+    data = case(8, 9, 10)
+    transform = RandSpatiald(KEYS, (4, 4, 4), 1.0)
+    mirrored = torch.diag(torch.tensor([-1.0, 1, 1, 1]))
+    mirrored[0, 3] = 7
+    for affine in (mirrored, torch.diag(torch.tensor([1.0, 1, 1.2, 1])), torch.full((4, 4), torch.nan)):
+        with pytest.raises(InputError, match=r"image and label have one shape, .* but their affines differ"):
+            transform({**data, "label": MetaTensor(data["label"], affine=affine)})
+    moved = torch.eye(4)
+    moved[0, 3] = 0.01
+    for label in (data["label"], MetaTensor(data["label"], affine=moved)):
+        assert transform({**data, "label": label})["label"].shape == (1, 4, 4, 4)
+    with pytest.raises(InputError, match="other and label have one shape"):
+        RandSpatiald(("image", "other", "label"), (4, 4, 4), 1.0, "nearest")(
+            {
+                "image": data["image"].as_tensor(),
+                "other": data["image"],
+                "label": MetaTensor(data["label"], affine=mirrored),
+            }
+        )
+
+
+@pytest.mark.parametrize("affine", [torch.eye(3), torch.eye(4)], ids=["3 x 3", "4 x 4"])
+def test_affines_of_slices(affine: torch.Tensor) -> None:
+    plain = {"image": torch.rand(2, 8, 9), "label": torch.zeros(1, 8, 9)}
+    data = {key: MetaTensor(value, affine=affine) for key, value in plain.items()}
+    transform = RandSpatiald(KEYS, (4, 4), 1.0)
+    assert transform(data)["label"].shape == (1, 4, 4)
+    other = affine.clone()
+    other[1, 1] = -1
+    with pytest.raises(InputError, match="their affines differ"):
+        transform({**data, "label": MetaTensor(plain["label"], affine=other)})
+
+
+def test_a_label_map_to_crop_about_that_is_not_there_is_named() -> None:
+    with pytest.raises(SettingError, match="no label map 'lesion'"):
+        RandSpatiald(KEYS, (4, 4, 4), label_key="lesion")(case(8, 8, 8))
+    data = FindForegroundIndicesd("label")(case(8, 8, 8))
+    del data["label"]
+    found = RandSpatiald("image", (4, 4, 4), mode="bilinear", label_key="label")(data)
+    assert set(found) == {"image"}
+    small = {**case(8, 8, 8), "lesion": torch.ones(1, 8, 8, 7)}
+    with pytest.raises(InputError, match="lesion"):
+        RandSpatiald(KEYS, (4, 4, 4), label_key="lesion")(small)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (8, 8, 8), (12, 8, 4)], ids=str)
+def test_writing_into_a_plain_crop_leaves_the_image(size: tuple[int, ...]) -> None:
+    data: dict[str, Any] = {**case(8, 8, 8), "array": np.ones((1, 8, 8, 8), np.float32)}
+    found = RandSpatiald((*KEYS, "array"), size, 0.0, "nearest").set_random_state(0)(data)
+    for patch in found.values():
+        patch.fill_(-1)
+    assert all(float(torch.as_tensor(image).min()) >= 0 for image in data.values())
+
+
+def test_plain_crops_are_mirrored_as_often() -> None:
+    """As the docstring says: prob is not about flips."""
+    image = torch.arange(6.0).reshape(1, 1, 6)
+    transform = RandSpatiald("image", (1, 6), 0.0, "bilinear", flip_axes=(1,)).set_random_state(0)
+    found = [transform({"image": image})["image"] for _ in range(200)]
+    mirrored = sum(torch.equal(patch, image.flip(2)) for patch in found)
+    assert mirrored + sum(torch.equal(patch, image) for patch in found) == 200
+    assert 70 < mirrored < 130

@@ -104,6 +104,71 @@ def test_bad_cases_are_named_and_the_others_are_done(
     assert "has the value 7, and the bundle knows 1, 2" in errors[1]
 
 
+def test_8_a_missing_file_stops_no_other_case(
+    tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is named, as a damaged one is; where no file is there, one line says where to look."""
+    data = small_datalist(tmp_path, make_pair)
+    words = ["prepare", BUNDLE, "--data", str(data), "-o", str(tmp_path / "store")]
+    (tmp_path / "labels" / "case_2.nii.gz").unlink()
+    assert main(words) == 3
+    assert "3 of 4 cases in the store" in capsys.readouterr().out
+    (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "ERROR case_2 " in error
+    assert "case_2.nii.gz: there is no such file" in error
+    assert "--dataset-dir" in error
+    assert set(read_index(tmp_path / "store")["cases"]) == {"case_0", "case_1", "case_3"}
+    for path in (tmp_path / "images").iterdir():
+        path.unlink()
+    caplog.clear()
+    assert main(words) == 4
+    (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "it is not there; 5 file(s) are missing. Say where the data is: --dataset-dir DIR." in error
+
+
+def test_3_labels_above_255_are_seen(tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """And values that are no labels."""
+    data = small_datalist(tmp_path, make_pair)
+    for name, value in (("case_1", 300), ("case_2", -1)):
+        labels = np.zeros((20, 24, 20), np.int16)
+        labels[5:9, 5:9, 5:9] = value
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), tmp_path / "labels" / f"{name}.nii.gz")
+    done = prepare(BUNDLE, data, tmp_path / "store")
+    assert done == {"case_0": True, "case_1": False, "case_2": False, "case_3": True}
+    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "has the value 300, and the bundle knows 1, 2" in errors[0]
+    assert "has values below 0" in errors[1]
+
+
+def test_9_a_case_under_two_names(
+    tmp_path: Path, make_pair: Maker, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command counts is what the index has."""
+    data = small_datalist(tmp_path, make_pair)
+    content = json.loads(data.read_text())
+    content["training"].append({**content["training"][0], "case": "again", "subject": "again", "fold": 1})
+    data.write_text(json.dumps(content))
+    assert main(["prepare", BUNDLE, "--data", str(data), "-o", str(tmp_path / "store")]) == 0
+    assert "5 of 5 cases in the store" in capsys.readouterr().out
+    cases = read_index(tmp_path / "store")["cases"]
+    assert cases["again"]["item"] == {"subject": "again", "fold": 1}
+    assert cases["case_0"]["item"]["subject"] != "again"
+    assert len(cases) == 5
+
+
+def test_23_another_dtype_for_some_cases_is_refused(
+    tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is changed: the next training finds all cases as they were."""
+    data, store = small_datalist(tmp_path, make_pair), tmp_path / "store"
+    prepare(BUNDLE, data, store)
+    before = {path.name: path.read_bytes() for path in store.iterdir()}
+    words = ["prepare", BUNDLE, "--data", str(data), "-o", str(store), "--dtype", "float32", "--set", "max_cases=1"]
+    assert main(words) == 1
+    assert "it holds 4 case(s) as float16" in "".join([*caplog.messages, capsys.readouterr().err])
+    assert {path.name: path.read_bytes() for path in store.iterdir()} == before
+
+
 def test_a_limit_and_a_setting(tmp_path: Path, make_pair: Maker) -> None:
     data = small_datalist(tmp_path, make_pair)
     spacing = {"max_cases": 1, "train::deterministic_transforms::spacing_mm": [2.0, 2.0, 2.0]}

@@ -387,11 +387,17 @@ def test_a_crop_between_two_voxels_of_a_coarse_grid_keeps_both() -> None:
     [
         ({"spacing_mm": (1, 0, 1)}, "spacing_mm must be three numbers above 0"),
         ({"spacing_mm": (1, 1)}, "spacing_mm must be three numbers above 0"),
+        ({"spacing_mm": "abc"}, "spacing_mm must be three numbers above 0"),
+        ({"spacing_mm": (1, None, "x")}, "spacing_mm must be three numbers above 0"),
         ({"mode": "linear"}, "mode must be one of bilinear, nearest, label, got 'linear'"),
         ({"crop": "forground"}, "did you mean 'foreground'"),
         ({"crop": "mask"}, "wants crop_key"),
         ({"multiple_of": 0}, "multiple_of must be whole numbers of 1 or more"),
+        ({"multiple_of": (8, 8)}, "multiple_of must be whole numbers of 1 or more, one or three"),
+        ({"multiple_of": "8"}, "multiple_of must be whole numbers of 1 or more"),
         ({"margin_mm": -1}, "margin_mm must be 0 or more"),
+        ({"margin_mm": "1"}, "margin_mm must be 0 or more"),
+        ({"margin_mm": float("nan")}, "margin_mm must be 0 or more"),
     ],
 )
 def test_settings_that_are_refused(change: dict[str, object], message: str) -> None:
@@ -415,3 +421,87 @@ def test_input_that_is_refused() -> None:
         ToNetworkGridd("image")({"image": MetaTensor(torch.zeros(1, 4, 4))})
     with pytest.raises(InputError, match="a spacing is not above zero"):
         target_spacing([[1, 0, 1]])
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4), (4, 4, 0)])
+def test_a_volume_without_voxels_is_refused(shape: tuple[int, ...]) -> None:
+    empty = MetaTensor(torch.zeros(1, *shape), meta={"filename_or_obj": "empty.nii"})
+    with pytest.raises(InputError, match=r"empty\.nii: it has the shape .* without a voxel"):
+        ToNetworkGridd("image")({"image": empty})
+    with pytest.raises(InputError, match="without a voxel"):
+        ToNetworkGridd(("other", "image"))({"other": torch.ones(1, 4, 4, 4), "image": empty})
+    with pytest.raises(InputError, match="without a voxel"):
+        network_grid(shape, np.eye(4), (1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "spacing", "multiple", "says"),
+    [
+        ((1, 1, 1), (0.001,) * 3, None, "0.001 x 0.001 x 0.001 mm it would have 39001 x 39001 x 39001 voxels"),
+        ((1, 1, 1), (1, 1, 1), 10**4, "1 x 1 x 1 mm it would have 10000 x 10000 x 10000 voxels"),
+        ((1e30, 1, 1), (1, 1, 1), None, r"it would have 3\.9e\+31 x 40 x 40 voxels"),
+    ],
+)
+def test_a_grid_that_no_memory_holds_is_refused(
+    sizes: tuple[float, ...], spacing: tuple[float, ...], multiple: int | None, says: str
+) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        network_grid((40, 40, 40), np.diag([*sizes, 1]), spacing, None, multiple)
+    assert "spacing_mm" in caught.value.way_out
+
+
+def test_a_fine_grid_of_a_small_crop_is_no_fault() -> None:
+    """A voxel of 40 x 40 x 40 at a hundredth of a millimetre: 100 steps to either side of its centre, less the ends."""
+    grid = network_grid((40, 40, 40), np.eye(4), (0.01,) * 3, ((5, 6), (5, 6), (5, 6)))
+    assert grid.shape == (199, 199, 199)
+
+
+def test_a_mask_is_cropped_to_where_it_lies() -> None:
+    """The same head stored from right to left: as an array without an affine it is one thing, as a volume another."""
+    image = volume(np.ones((20, 20, 20), np.float32), np.eye(4))
+    mask = np.zeros((20, 20, 20), np.uint8)
+    mask[12:15, 5:8, 5:8] = 1
+    step = ToNetworkGridd("image", crop="mask", crop_key="mask")
+    for same in (volume(mask, np.eye(4)), torch.from_numpy(mask)[None], mask[None]):
+        assert step({"image": image, "mask": same})["image"].affine[:3, 3].tolist() == [12, 5, 5]
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    mirrored[0, 3] = 19
+    with pytest.raises(InputError, match="'mask', which is cropped to, has the image's shape but another affine"):
+        step({"image": image, "mask": volume(mask[::-1], mirrored)})
+    nearly = np.eye(4)
+    nearly[0, 3] = 0.05
+    assert step({"image": image, "mask": volume(mask, nearly)})["image"].affine[:3, 3].tolist() == [12, 5, 5]
+
+
+def test_a_mask_that_is_not_there_is_named() -> None:
+    image = volume(np.ones((4, 4, 4), np.float32), np.eye(4))
+    with pytest.raises(SettingError, match="there is no 'brain' to crop to"):
+        ToNetworkGridd("image", crop="mask", crop_key="brain")({"image": image})
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("sheared", [False, True])
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "label"])
+def test_every_kind_of_float(kind: torch.dtype, sheared: bool, mode: str) -> None:
+    """What float32 gives, rounded."""
+    affine = np.eye(4)
+    affine[0, 1] = 0.2 * sheared
+    array = torch.from_numpy(head((8, 9, 7)).round())[None].to(kind)
+    step = ToNetworkGridd("image", (1.5, 1.5, 1.5), mode, crop="foreground")
+    given = MetaTensor(array, affine=torch.from_numpy(affine))
+    result = step({"image": given})
+    expected = step({"image": MetaTensor(array.float(), affine=torch.from_numpy(affine))})["image"]
+    assert result["image"].dtype == kind
+    assert torch.allclose(result["image"].float(), expected.as_tensor(), rtol=0.01)
+    assert step.inverse(result)["image"].shape == array.shape
+
+
+@pytest.mark.parametrize("turn", [0, 20])
+def test_what_wants_a_gradient(turn: float) -> None:
+    affine = affine_of(0, (1, 1, 1), turn)
+    source = torch.rand(1, 6, 6, 6, requires_grad=True)
+    for mode in ("bilinear", "label"):
+        step = ToNetworkGridd("image", (1.5, 1.5, 1.5), mode, crop="foreground")
+        there = step({"image": MetaTensor(source, affine=torch.from_numpy(affine))})
+        assert not there["image"].requires_grad
+        assert step.inverse(there)["image"].shape == source.shape

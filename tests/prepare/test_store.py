@@ -403,7 +403,8 @@ def test_settings_that_are_refused(items: list[dict[str, Any]], tmp_path: Path) 
 
 def test_a_label_map_of_another_shape_is_refused(items: list[dict[str, Any]], tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.ones((20, 24, 17), np.uint8), np.eye(4)), items[0]["label"])
-    kept = Store(tmp_path / "store", preparation()).keep(items[:1])
+    loading = Compose(preparation().transforms[:3])
+    kept = Store(tmp_path / "store", loading).keep(items[:1])
     assert "label has the grid (20, 24, 17), the image (20, 24, 18)" in str(kept.failed[0])
 
 
@@ -412,5 +413,5 @@ def test_values_beyond_float16_are_refused(items: list[dict[str, Any]], tmp_path
     array = np.linspace(0, 1e6, 20 * 24 * 18, dtype=np.float32).reshape(20, 24, 18)
     nib.save(nib.Nifti1Image(array, np.eye(4)), items[0]["image"])
     kept = Store(tmp_path / "a", loading, "float16").keep(items[:1])
-    assert "Use --dtype float32" in str(kept.failed[0])
+    assert "Prepare into another folder: --dtype float32" in str(kept.failed[0])
     assert not Store(tmp_path / "b", loading, "float32").keep(items[:1]).failed

@@ -39,6 +39,8 @@ from neurobundle.prepare.separable import ORDER, along_axes, spline_basis
 #: root of the mean of the sum of squared weights, 151/315.
 SPLINE_SPREAD = math.sqrt(151 / 315)
 PADDINGS = ("border", "floor")
+#: Images whose corners are off each other by less, in voxels, lie on one grid.
+SAME_PLACE = 0.1
 
 
 class Pose(NamedTuple):
@@ -124,12 +126,12 @@ class RandSpatiald(RandomizableTransform, MapTransform):
     """A patch in another pose: affine and elastic, the crop included, in one sampling.
 
     It replaces padding, RandAffined, Rand3DElasticd, RandFlipd and a random crop. With the probability ``1 - prob`` the
-    patch is a plain crop, whose voxels are copied.
+    patch is a plain crop, whose voxels are copied. Mirror images are drawn apart: a plain crop is mirrored as often.
 
     Args:
         keys: images and label maps on one grid, channel first; two or three spatial axes.
         patch_size: voxels of the patch.
-        prob: how often the pose changes.
+        prob: how often the pose changes; 0 still mirrors along ``flip_axes``.
         mode: ``bilinear`` or ``nearest``, one for all keys or one a key.
         rotation_deg: largest about each axis.
         scaling: largest relative change along each axis.
@@ -138,7 +140,8 @@ class RandSpatiald(RandomizableTransform, MapTransform):
         elastic: range of the standard deviation of the elastic displacement along an axis, voxels.
         elastic_step: voxels, about, from one control point to the next. Above six times the largest ``elastic``
             nothing is folded, in practice.
-        flip_axes: spatial axes along which a mirror image is as plausible as the image.
+        flip_axes: spatial axes along which a mirror image is as plausible as the image; along each, half of all
+            patches are mirrored, whatever ``prob`` is.
         padding: what lies beyond the image: its ``border``, or the ``floor``: the image's least voxel or 0, whichever
             is less, and 0 for what is sampled from the nearest.
         label_key: crops are put about its foreground and background, as :class:`RandPosNegCropd` does it; anywhere
@@ -148,8 +151,9 @@ class RandSpatiald(RandomizableTransform, MapTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        SettingError: for a setting that means nothing.
-        InputError: for images on different grids, or with another number of axes than the patch.
+        SettingError: for a setting that means nothing, or a ``label_key`` that the case lacks.
+        InputError: for images on different grids (by shape, and by affine where they have one), or with another number
+            of axes than the patch.
     """
 
     def __init__(
@@ -216,6 +220,12 @@ class RandSpatiald(RandomizableTransform, MapTransform):
 
     def _start(self, data: Mapping[Hashable, Any], shape: tuple[int, ...]) -> tuple[int, ...]:
         if self.label_key is not None:
+            carried = all(f"{self.label_key}{name}" in data for name in (FOREGROUND, BACKGROUND))
+            if self.label_key not in data and not carried:
+                raise SettingError(
+                    f"there is no label map {self.label_key!r} to put crops about",
+                    "Load it before, or leave label_key out.",
+                )
             places = places_of(data, self.label_key, None, 0.0)
             inside = draw_start(self.R, places, self.positive, shape, self.patch_size)
         else:
@@ -263,6 +273,8 @@ class RandSpatiald(RandomizableTransform, MapTransform):
         return result
 
     def _one_grid(self, data: Mapping[Hashable, Any], keys: Sequence[Hashable]) -> tuple[int, ...]:
+        if self.label_key is not None and self.label_key in data and self.label_key not in keys:
+            keys = [*keys, self.label_key]
         shapes = {key: tuple(data[key].shape[1:]) for key in keys}
         shape = shapes[keys[0]]
         for key, other in shapes.items():
@@ -270,6 +282,13 @@ class RandSpatiald(RandomizableTransform, MapTransform):
                 raise InputError(f"{keys[0]} is {shape} and {key} {other} voxels", "Bring both to one grid before.")
         if len(shape) != len(self.patch_size):
             raise InputError(f"{keys[0]} is {shape} voxels and patch_size {self.patch_size}", "Give as many axes.")
+        located = [key for key in keys if isinstance(data[key], MetaTensor)]
+        for key in located[1:]:
+            if not _same_place(shape, data[located[0]].affine, data[key].affine):
+                raise InputError(
+                    f"{located[0]} and {key} have one shape, {shape}, but their affines differ",
+                    "Bring both to one grid before, with ToNetworkGridd for instance.",
+                )
         return shape
 
     def _sampled(self, image: torch.Tensor, key: Hashable, grid: torch.Tensor) -> torch.Tensor:
@@ -297,6 +316,9 @@ class RandSpatiald(RandomizableTransform, MapTransform):
             matrix[axis, axis], origin[axis] = -1, start[axis] + size[axis] - 1
         if self.pose.flipped:
             patch = patch.flip([axis + 1 for axis in self.pose.flipped])
+        # What is done to a patch in place is not done to the image, which a dataset may keep.
+        if patch.untyped_storage().data_ptr() == plain.untyped_storage().data_ptr():
+            patch = patch.clone(memory_format=torch.contiguous_format)
         return placed(image, patch, matrix, origin)
 
     def _padded(self, patch: torch.Tensor, image: torch.Tensor, before: Sequence[int], key: Hashable) -> torch.Tensor:
@@ -312,6 +334,19 @@ class RandSpatiald(RandomizableTransform, MapTransform):
 
 def _floor(image: torch.Tensor) -> float:
     return min(0.0, float(image.min()))
+
+
+def _same_place(shape: Sequence[int], one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether no corner of an image is off by a tenth of a voxel: a mirrored label map is, rounding is not."""
+    if one.shape != other.shape:
+        return False
+    rank = len(one) - 1
+    ends = [(0, n - 1) for n in shape[:rank]] + [(0, 0)] * (rank - len(shape))
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)], float)
+    first, second = (affine.detach().cpu().double().numpy() for affine in (one, other))
+    apart = np.linalg.norm((corners @ (first - second).T)[:, :rank], axis=1).max()
+    edges = np.linalg.norm(first[:rank, :rank], axis=0)[: len(shape)]
+    return bool(apart <= SAME_PLACE * edges.min())
 
 
 def _spacing(image: Any, ndim: int) -> np.ndarray:

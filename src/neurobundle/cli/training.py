@@ -76,7 +76,7 @@ def add_prepare(commands: Any) -> None:
         "neurobundle prepare hippocampus_segmentation --data datalist.json -o store",
     )
     _data_options(sub, "STORE")
-    sub.add_argument("--dtype", choices=("float16", "float32"), help="of images (the store's; else float16)")
+    sub.add_argument("--dtype", choices=("float16", "float32"), help="of a new store's images (float16)")
     sub.add_argument("--workers", type=int, default=1, help="cases at once (1)")
     config_options(sub)
 

@@ -11,9 +11,9 @@ from neurobundle.bundle.find import find_bundle, structures_of
 from neurobundle.bundle.runner import understood
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.commands.train import data_settings
-from neurobundle.errors import NeurobundleError, NoInputError, SettingError
+from neurobundle.errors import InputError, NeurobundleError, NoInputError, SettingError
 from neurobundle.files import require_writable
-from neurobundle.load.datalist import Item, fold_items
+from neurobundle.load.datalist import Item, fold_items, read_datalist
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def prepare(
         bundle: a name or a folder.
         data: the datalist; its section ``training``.
         output: the store.
-        dtype: ``float16`` or ``float32``; that of the store if None, float16 for a new one.
+        dtype: ``float16`` or ``float32``, for a new store; that of the store if None, float16 for a new one.
         workers: cases at once.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
@@ -51,17 +51,16 @@ def prepare(
 
     Raises:
         NoInputError: if the datalist is empty.
-        SettingError: for a bundle that has no preparation, or settings that are refused.
+        InputError: if no case has its files.
+        SettingError: for a bundle that has no preparation or one that cannot be described, for settings that are
+            refused, and for another dtype than the store's.
         EnvironmentFault: if the disk is full.
     """
     if workers < 1:
         raise SettingError(f"--workers must be 1 or more, got {workers}", "Leave it out for 1.")
     folder = find_bundle(bundle)
     plan = make_plan(folder, "train", overlays, {**data_settings(data, dataset_dir, 0), **(settings or {})})
-    most = plan.settings.get("max_cases")
-    items = fold_items(data, dataset_dir, part="all", max_cases=most)
-    if not items:
-        raise NoInputError("the datalist has no training case", "Make it again: neurobundle split.", file=data)
+    items = _items(data, dataset_dir, plan.settings.get("max_cases"))
     workflow = plan.workflow()
     workflow.initialize()
     if PREPARATION not in workflow.parser:
@@ -81,18 +80,33 @@ def prepare(
     return {str(item["case"]): number not in problems for number, item in enumerate(items)}
 
 
+def _items(data: Path, dataset_dir: Path | None, most: int | None) -> list[Item]:
+    """The cases of a datalist; files may be missing, but not of all: then they are looked for in the wrong place."""
+    from neurobundle.prepare.store_key import sources_of
+
+    everything = read_datalist(data, base_dir=dataset_dir, check_files=False)
+    items = fold_items(everything, part="all", max_cases=most)
+    if not items:
+        raise NoInputError("the datalist has no training case", "Make it again: neurobundle split.", file=data)
+    if not any(all(path.exists() for paths in sources_of(item).values() for path in paths) for item in items):
+        read_datalist(data, base_dir=dataset_dir)
+    return items
+
+
 def _unknown_labels(item: Item, entry: Mapping[str, Any], known: set[str]) -> NeurobundleError | None:
     """What is wrong with a label map that has values which the bundle does not know."""
-    from neurobundle.errors import InputError
-
-    found = entry["arrays"].get("label", {}).get("labels", {})
-    strange = [value for value in found if value not in known]
-    if not strange or not known:
+    record = entry["arrays"].get("label", {})
+    strange = [value for value in record.get("labels", {}) if value not in known]
+    if not known:
         return None
-    return InputError(
-        f"its label map has the value{'s' * (len(strange) > 1)} {', '.join(strange)}, and the bundle knows "
-        f"{', '.join(sorted(known))}",
-        "Mend the label map, or take the case out of the datalist.",
-        case=str(item["case"]),
-        file=str(item.get("label", "")),
-    )
+    if strange:
+        plural = "s" * (len(strange) > 1)
+        cause = (
+            f"its label map has the value{plural} {', '.join(strange)}, and the bundle knows {', '.join(sorted(known))}"
+        )
+    elif len(record.get("fill", ())) == 1 and "labels" not in record:
+        cause = "its label map has values below 0, fractions, or thousands of values, and those are no labels"
+    else:
+        return None
+    way_out = "Mend the label map, or take the case out of the datalist."
+    return InputError(cause, way_out, case=str(item["case"]), file=str(item.get("label", "")))

@@ -8,7 +8,6 @@ cases leave the earlier ones as they are. The subject of a case is its label map
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neurobundle import __version__
-from neurobundle.errors import ExitCode, InputError, NoInputError, SettingError, exit_code
+from neurobundle.errors import ExitCode, InputError, SettingError, exit_code
 from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.files import require_writable, sweep_folder, write_json
 from neurobundle.load.datalist import write_datalist

@@ -23,7 +23,7 @@ from monai.transforms import MapTransform
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.files import write_atomic
-from neurobundle.prepare.bias_field import BiasField, N4Level, N4Record, N4Settings, find_bias_field, otsu_threshold
+from neurobundle.prepare.bias_field import BiasField, N4Level, N4Record, N4Settings, as_float, find_bias_field, look_at
 from neurobundle.prepare.intensity import file_of
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Method = Literal["n4", "simpleitk", "none"]
 #: Under this key of an image's metadata stands what was done to it.
 META_KEY = "bias_field"
 #: Counts up when the same voxels and settings would give another field.
-VERSION = 1
+VERSION = 2
 
 
 class N4BiasFieldCorrectiond(MapTransform):
@@ -43,15 +43,15 @@ class N4BiasFieldCorrectiond(MapTransform):
         keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
         mask_key: a mask ``(1, i, j, k)`` on the same grid; Otsu's threshold makes one of each channel if None.
         shrink: every so many voxels along an axis are looked at.
-        method: ``n4`` (ours), ``simpleitk`` (ITK's, slow), or ``none``.
-        cache_dir: a folder that keeps what was found.
+        method: ``n4`` (ours), ``simpleitk`` (ITK's, slow, from the same voxels), or ``none``.
+        cache_dir: a folder that keeps what ``n4`` found; ``simpleitk`` starts anew each time.
         allow_empty: leave a channel that is 0 everywhere as it is: one that a study lacks.
         allow_missing_keys: as in MONAI.
         settings: further fields of :class:`neurobundle.prepare.N4Settings`.
 
     Raises:
-        SettingError: for an unknown method or a setting that means nothing.
-        InputError: for a channel whose field cannot be found; it names the file.
+        SettingError: for an unknown method or setting, one that means nothing, or a mask that is not there.
+        InputError: for a channel whose field cannot be found, by either method; it names the file.
     """
 
     def __init__(
@@ -68,9 +68,9 @@ class N4BiasFieldCorrectiond(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if method not in get_args(Method):
             raise SettingError(f"method is {method!r}", f"It is one of {', '.join(get_args(Method))}.")
-        if "iterations" in settings:
-            settings["iterations"] = tuple(settings["iterations"])
-        self.rule = N4Settings(shrink=shrink, **settings)
+        self.rule = N4Settings.of(shrink=shrink, **settings)
+        #: What a store of prepared cases looks at, too.
+        self.version = VERSION
         self.mask_key, self.method, self.allow_empty = mask_key, method, allow_empty
         self.cache_dir = Path(cache_dir) if cache_dir is not None else None
 
@@ -126,7 +126,7 @@ class N4BiasFieldCorrectiond(MapTransform):
 def cache_key(image: torch.Tensor, mask: torch.Tensor | None, rule: N4Settings) -> str:
     """The name under which a field is kept: a sha256 of the voxels, the mask and the settings."""
     digest = hashlib.sha256(f"{VERSION} {tuple(image.shape)} {asdict(rule)} {mask is None}".encode())
-    digest.update(np.ascontiguousarray(image.detach().cpu().float().numpy(), dtype="<f4").data)
+    digest.update(np.ascontiguousarray(as_float(image).cpu().numpy(), dtype="<f4").data)
     if mask is not None:
         digest.update(np.packbits((mask > 0).cpu().numpy()).tobytes())
     return digest.hexdigest()
@@ -160,34 +160,37 @@ def _read(path: Path, shape: tuple[int, ...], device: torch.device) -> BiasField
         )
         whole = N4Record(levels, tuple(record["shrink"]), record["n_voxels"], record["otsu"])
     except Exception as error:  # numpy raises whatever its parts raise on a damaged file
-        logger.warning("WARNING %s: the kept bias field cannot be read (%s); it is made again.", path, error)
+        logger.warning("%s: the kept bias field cannot be read (%s); it is made again.", path, error)
         return None
     if not right:
-        logger.warning("WARNING %s: the kept bias field is damaged; it is made again.", path)
+        logger.warning("%s: the kept bias field is damaged; it is made again.", path)
         return None
     return BiasField(torch.from_numpy(lattice).to(device), shape, whole)
 
 
 def _field_of_itk(channel: torch.Tensor, mask: torch.Tensor | None, rule: N4Settings) -> torch.Tensor:
-    """The log field by SimpleITK, with the same settings."""
+    """The log field by SimpleITK, from the voxels that ours looks at and with the same settings."""
     import SimpleITK as sitk
 
-    volume = channel.detach().cpu().float()
-    inside = volume > otsu_threshold(volume) if mask is None else mask.cpu() > 0
-    image, where = (
-        sitk.GetImageFromArray(part.numpy().T) for part in (volume, (inside & (volume > 0)).to(torch.uint8))
+    seen = look_at(channel, mask, rule)
+    # An axis of one voxel has no extent for ITK's splines.
+    whole, small, inside = (
+        part.detach().cpu().squeeze().numpy().T for part in (channel.float(), seen.volume, seen.inside.to(torch.uint8))
     )
-    shrinks = [rule.shrink] * volume.ndim
     filter_ = sitk.N4BiasFieldCorrectionImageFilter()
     filter_.SetMaximumNumberOfIterations(list(rule.iterations))
     filter_.SetConvergenceThreshold(rule.tolerance)
-    filter_.SetNumberOfControlPoints([rule.control_points] * volume.ndim)
+    filter_.SetNumberOfControlPoints([rule.control_points] * whole.ndim)
     filter_.SetNumberOfHistogramBins(rule.bins)
     filter_.SetBiasFieldFullWidthAtHalfMaximum(rule.fwhm)
     filter_.SetWienerFilterNoise(rule.wiener_noise)
-    filter_.Execute(sitk.Shrink(image, shrinks), sitk.Shrink(where, shrinks))
-    field = sitk.GetArrayFromImage(filter_.GetLogBiasFieldAsImage(image)).T
-    return torch.from_numpy(np.ascontiguousarray(field)).to(channel.device)
+    try:
+        filter_.Execute(sitk.GetImageFromArray(small), sitk.GetImageFromArray(inside))
+        field = filter_.GetLogBiasFieldAsImage(sitk.GetImageFromArray(whole))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"SimpleITK finds no field: {str(error).splitlines()[-1]}", "Try method: n4.") from error
+    log_field = np.ascontiguousarray(sitk.GetArrayFromImage(field).T)
+    return torch.from_numpy(log_field).reshape(channel.shape).to(channel.device)
 
 
 def _plain(image: Any) -> torch.Tensor:

@@ -8,7 +8,8 @@ is doubled (the next *level*), until the last level is done.
 
 On a regular grid the fit is separable: three small matrix products fit, three evaluate. So an iteration costs some
 passes over the masked voxels, and no loop. The definitions are ITK's (N4BiasFieldCorrectionImageFilter), which is the
-oracle in the tests; docs/concepts/bias-field.md compares them.
+oracle in the tests; docs/concepts/bias-field.md compares them. One is not: where an image was shrunken, ITK draws the
+field out until the outermost voxels looked at lie on the image's ends (GetLogBiasFieldAsImage); ours stays in place.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from neurobundle.errors import InputError, SettingError
+from neurobundle.errors import InputError
+from neurobundle.prepare.bias_settings import N4Settings
 from neurobundle.prepare.separable import ORDER, along_axes, spline_basis
 
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
@@ -32,42 +34,6 @@ FEWEST = 16
 FEWEST_MASKED = 64
 #: Bins of the histogram that Otsu's threshold is found in.
 OTSU_BINS = 256
-
-
-@dataclass(frozen=True)
-class N4Settings:
-    """How the field is found; the defaults are ITK's.
-
-    Attributes:
-        shrink: every so many voxels along an axis are looked at; less where that would leave under 16.
-        iterations: at most so many at each level; its length is the number of levels.
-        tolerance: a level ends when the field's change, as a coefficient of variation, is below this.
-        control_points: of the first level, along each axis; 4 are one piece.
-        bins: of the histogram of log intensities.
-        fwhm: full width at half maximum of the blur that is taken back, in log intensity.
-        wiener_noise: of the deconvolution.
-    """
-
-    shrink: int = 4
-    iterations: tuple[int, ...] = (50, 50, 50, 50)
-    tolerance: float = 1e-3
-    control_points: int = 4
-    bins: int = 200
-    fwhm: float = 0.15
-    wiener_noise: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name, right in (
-            ("shrink", self.shrink >= 1),
-            ("iterations", bool(self.iterations) and all(n >= 1 for n in self.iterations)),
-            ("tolerance", self.tolerance >= 0),
-            ("control_points", self.control_points > ORDER),
-            ("bins", self.bins >= 2),
-            ("fwhm", self.fwhm > 0),
-            ("wiener_noise", self.wiener_noise > 0),
-        ):
-            if not right:
-                raise SettingError(f"{name} is {getattr(self, name)!r}", "See neurobundle.prepare.N4Settings.")
 
 
 class N4Level(NamedTuple):
@@ -126,12 +92,12 @@ def n4(image: Image, mask: Image | None = None, shrink: int = 4, **settings: Any
         settings: further fields of :class:`N4Settings`.
 
     Raises:
-        InputError: for an image that is not finite, has no signal or is constant, or a mask that is empty or of another
-            shape.
+        InputError: for an image that is complex, not finite, has no signal or is constant, or a mask that is empty or
+            of another shape.
         SettingError: for a setting that means nothing.
     """
-    volume = _as_float(image)
-    field = find_bias_field(volume, mask, N4Settings(shrink=shrink, **settings))
+    volume = as_float(image)
+    field = find_bias_field(volume, mask, N4Settings.of(shrink=shrink, **settings))
     corrected, log_field = field.apply(volume)
     if isinstance(image, np.ndarray):
         return N4Result(corrected.numpy(), log_field.numpy(), field.record)
@@ -180,7 +146,36 @@ def find_bias_field(image: torch.Tensor, mask: Any = None, rule: N4Settings | No
         InputError: as :func:`n4`.
     """
     rule = rule or N4Settings()
-    volume = _as_float(image)
+    seen = look_at(image, mask, rule)
+    lattice, levels = _fit(seen, rule)
+    return BiasField(lattice, tuple(image.shape), N4Record(tuple(levels), seen.shrink, len(seen.logs), seen.otsu))
+
+
+class LookedAt(NamedTuple):
+    """What of an image the field is fitted to.
+
+    Attributes:
+        volume: the thinned image, float32.
+        inside: which of its voxels count: those in the mask and above 0.
+        logs: of these, in their order: the natural logarithm.
+        shrink: along each axis.
+        otsu: the threshold that made the mask; None if one was given.
+    """
+
+    volume: torch.Tensor
+    inside: torch.Tensor
+    logs: torch.Tensor
+    shrink: tuple[int, ...]
+    otsu: float | None
+
+
+def look_at(image: torch.Tensor, mask: Any, rule: N4Settings) -> LookedAt:
+    """Check an image and its mask, and thin them out.
+
+    Raises:
+        InputError: as :func:`n4`.
+    """
+    volume = as_float(image)
     _check(volume)
     given = None if mask is None else _checked_mask(volume, mask)
     shrinks = tuple(max(1, min(rule.shrink, size // FEWEST)) for size in volume.shape)
@@ -191,15 +186,23 @@ def find_bias_field(image: torch.Tensor, mask: Any = None, rule: N4Settings | No
         otsu = otsu_threshold(small)
         inside = small > otsu
     else:
-        inside = given[thin] > 0
-    lattice, levels, n_voxels = _fit(small, inside & (small > 0), rule)
-    return BiasField(lattice, tuple(volume.shape), N4Record(tuple(levels), shrinks, n_voxels, otsu))
+        inside = given[thin]
+    inside = inside & (small > 0)
+    logs = small[inside].log()
+    if len(logs) < FEWEST_MASKED:
+        raise InputError(
+            f"{len(logs)} voxels above 0 are in the mask after shrinking",
+            "Give a larger mask, or a smaller shrink.",
+        )
+    if float(logs.max() - logs.min()) <= 0:
+        raise InputError("the image is constant inside the mask", "Give a mask of more than one tissue.")
+    return LookedAt(small, inside, logs, shrinks, otsu)
 
 
 def _thinned(size: int, step: int) -> tuple[int, int]:
-    """First voxel and number of those that are looked at: in the middle of the axis, as ITK shrinks."""
+    """First voxel and number of those that are looked at: in the middle of the axis, the later of two, as in ITK."""
     count = size // step
-    return (size - 1 - step * (count - 1)) // 2, count
+    return (size - step * (count - 1)) // 2, count
 
 
 def otsu_threshold(image: torch.Tensor) -> float:
@@ -222,11 +225,18 @@ def otsu_threshold(image: torch.Tensor) -> float:
     return float(low + (int(between.argmax()) + 1) * (high - low) / OTSU_BINS)
 
 
-def _as_float(image: Any) -> torch.Tensor:
-    """As a float32 tensor, whatever its type, byte order and strides."""
-    if isinstance(image, torch.Tensor):
-        return image.detach().to(torch.float32)
-    return torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+def as_float(image: Any) -> torch.Tensor:
+    """As a float32 tensor, whatever its type, byte order and strides.
+
+    Raises:
+        InputError: for what is not made of real numbers.
+    """
+    given = image if isinstance(image, torch.Tensor) else np.asarray(image)
+    if given.is_complex() if isinstance(given, torch.Tensor) else given.dtype.kind not in "biuf":
+        raise InputError(f"the image is made of {given.dtype}", "Give real numbers: of a complex image its magnitude.")
+    if isinstance(given, torch.Tensor):
+        return given.detach().to(torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(given, dtype=np.float32))
 
 
 def _check(volume: torch.Tensor) -> None:
@@ -246,37 +256,31 @@ def _check(volume: torch.Tensor) -> None:
 def _checked_mask(volume: torch.Tensor, mask: Any) -> torch.Tensor:
     inside = mask if isinstance(mask, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(np.asarray(mask) > 0))
     inside = inside.to(volume.device)
+    inside = inside if inside.dtype == torch.bool else inside > 0
     if inside.shape != volume.shape:
         raise InputError(
             f"the mask has the shape {tuple(inside.shape)} and the image {tuple(volume.shape)}",
             "Resample the mask onto its image's grid, with the nearest neighbour.",
         )
-    if not bool((inside > 0).any()):
+    if not bool(inside.any()):
         raise InputError(
             "the mask is empty", "Give one that covers the head, or none: then Otsu's threshold makes one."
         )
     return inside
 
 
-def _fit(volume: torch.Tensor, inside: torch.Tensor, rule: N4Settings) -> tuple[torch.Tensor, list[N4Level], int]:
-    """The lattice of the last level, what happened at each, and how many voxels took part."""
-    where = inside.nonzero()
-    if len(where) < FEWEST_MASKED:
-        raise InputError(
-            f"{len(where)} voxels above 0 are in the mask after shrinking",
-            "Give a larger mask, or a smaller shrink.",
-        )
-    box = tuple(slice(int(side.min()), int(side.max()) + 1) for side in where.T)
-    cut = inside[box]
+def _fit(seen: LookedAt, rule: N4Settings) -> tuple[torch.Tensor, list[N4Level]]:
+    """The lattice of the last level, and what happened at each."""
+    logs = seen.logs
+    planes = [seen.inside.movedim(axis, 0).flatten(1).any(dim=1).nonzero() for axis in range(seen.inside.ndim)]
+    box = tuple(slice(int(where[0]), int(where[-1]) + 1) for where in planes)
+    cut = seen.inside[box]
     at = cut.flatten().nonzero()[:, 0]
-    logs = volume[box].flatten()[at].log()
-    if float(logs.max() - logs.min()) <= 0:
-        raise InputError("the image is constant inside the mask", "Give a mask of more than one tissue.")
     lattice, field = None, torch.zeros_like(logs)
     levels = []
     for level, most in enumerate(rule.iterations):
         n = (rule.control_points - ORDER) * 2**level + ORDER
-        fit = _Fit(volume.shape, box, cut, at, n)
+        fit = _Fit(seen.volume.shape, box, cut, at, n)
         lattice = fit.nothing() if lattice is None else _refined(lattice)
         changes: list[float] = []
         while len(changes) < most and not (changes and changes[-1] < rule.tolerance):
@@ -288,7 +292,7 @@ def _fit(volume: torch.Tensor, inside: torch.Tensor, rule: N4Settings) -> tuple[
             field = now
         levels.append(N4Level(n, tuple(changes), changes[-1] < rule.tolerance))
     assert lattice is not None
-    return lattice, levels, len(at)
+    return lattice, levels
 
 
 class _Fit:

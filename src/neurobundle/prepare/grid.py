@@ -7,7 +7,9 @@ be: its axes are the scan's, permuted, flipped and with another spacing, so that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -27,6 +29,8 @@ THICK_PERCENTILE = 10
 RECTANGULAR = 1e-4
 #: A volume that a voxel must have, relative to that of its edges; less is a plane.
 FLAT = 1e-6
+#: A grid of more voxels is a mistake: in float32 it takes 8 GiB for each channel.
+MOST_VOXELS = 2**31
 
 
 class Grid(NamedTuple):
@@ -101,21 +105,25 @@ def network_grid(
 
     Raises:
         SettingError: for a spacing, margin or multiple that is none.
-        InputError: for an affine that makes no volume.
+        InputError: for a scan without voxels, an affine that makes no volume, or a grid of more than 2**31 voxels.
     """
     spacing = _checked_spacing(spacing_mm)
-    if margin_mm < 0:
+    if not (isinstance(margin_mm, Real) and math.isfinite(margin_mm) and margin_mm >= 0):
         raise SettingError(f"margin_mm must be 0 or more, got {margin_mm!r}", "0 keeps the box alone.")
+    multiple = _checked_multiple(multiple_of)
     native = _checked_affine(affine)
+    if 0 in tuple(shape[:3]):
+        raise InputError(f"it has the shape {tuple(shape[:3])}, without a voxel", "Export or convert the scan again.")
     whole = _whole(tuple(int(n) for n in shape[:3]), native, spacing)
     low, high = np.zeros(3, int), np.array(whole.shape)
     if crop is not None:
         low, high = _kept(whole, native, crop, margin_mm)
-    low, high = _grown(low, high, np.array(whole.shape), multiple_of)
+    low, high = _grown(low, high, np.array(whole.shape), multiple)
     moved = whole.affine.copy()
     moved[:3, 3] = apply(whole.affine, low)
     inside = [(max(0, -a), min(b, n) - a) for a, b, n in zip(low.tolist(), high.tolist(), whole.shape, strict=True)]
     size = (high - low).tolist()
+    _refuse_huge(size, spacing)
     return Grid((size[0], size[1], size[2]), moved, (inside[0], inside[1], inside[2]))
 
 
@@ -155,7 +163,10 @@ def _whole(shape: tuple[int, ...], affine: npt.NDArray[np.float64], spacing: npt
     new[:3, :3] = _directions(turned) * spacing
     steps = np.linalg.solve(new[:3, :3], turned[:3, :3])
     places = corners(size.tolist()) @ steps.T
-    n = np.round(np.ptp(places, axis=0) + 1.0).astype(int).tolist()
+    wanted = np.round(np.ptp(places, axis=0) + 1.0)
+    if wanted.max() > MOST_VOXELS:  # a crop may make the others fewer, but this one not even int64 may hold
+        _refuse_huge(wanted.tolist(), spacing)
+    n = wanted.astype(int).tolist()
     new[:3, 3] = turned[:3, 3] + new[:3, :3] @ places.min(axis=0)
     return Grid((n[0], n[1], n[2]), new)
 
@@ -194,15 +205,10 @@ def _grown(
     low: npt.NDArray[np.int_],
     high: npt.NDArray[np.int_],
     size: npt.NDArray[np.int_],
-    multiple: int | Sequence[int] | None,
+    multiple: npt.NDArray[np.int_],
 ) -> tuple[npt.NDArray[np.int_], npt.NDArray[np.int_]]:
     """A box of a multiple's size, moved into the field of view as far as that goes."""
-    if multiple is None:
-        return low, high
-    of = np.broadcast_to(np.asarray(multiple), 3)
-    if not np.issubdtype(of.dtype, np.integer) or of.min() < 1:
-        raise SettingError(f"multiple_of must be whole numbers of 1 or more, got {multiple!r}", "null does not pad.")
-    more = -(high - low) % of
+    more = -(high - low) % multiple
     new_low = low - more // 2
     new_high = new_low + (high - low) + more
     fits = new_high - new_low <= size
@@ -210,11 +216,33 @@ def _grown(
     return new_low + shift, new_high + shift
 
 
+def _refuse_huge(shape: Sequence[float], spacing: npt.NDArray[np.float64]) -> None:
+    if math.prod(shape) > MOST_VOXELS:
+        mm, voxels = (" x ".join(f"{n:.9g}" for n in numbers) for numbers in (spacing, shape))
+        raise InputError(
+            f"at a spacing of {mm} mm it would have {voxels} voxels",
+            "Make spacing_mm larger, or multiple_of smaller; if they are right, the header's voxel sizes are not.",
+        )
+
+
 def _checked_spacing(spacing_mm: Sequence[float]) -> npt.NDArray[np.float64]:
-    spacing = np.asarray(spacing_mm, float)
+    try:
+        spacing = np.asarray(spacing_mm, float)
+    except (TypeError, ValueError):
+        spacing = np.empty(0)
     if spacing.shape != (3,) or not np.isfinite(spacing).all() or spacing.min() <= 0:
         raise SettingError(f"spacing_mm must be three numbers above 0, got {spacing_mm!r}", "For example [1, 1, 1].")
     return spacing
+
+
+def _checked_multiple(multiple_of: int | Sequence[int] | None) -> npt.NDArray[np.int_]:
+    """One along each axis; 1 does not pad."""
+    of = np.asarray(1 if multiple_of is None else multiple_of)
+    if not np.issubdtype(of.dtype, np.integer) or of.shape not in ((), (1,), (3,)) or of.min() < 1:
+        raise SettingError(
+            f"multiple_of must be whole numbers of 1 or more, one or three, got {multiple_of!r}", "null does not pad."
+        )
+    return np.broadcast_to(of, 3)
 
 
 def _checked_affine(affine: npt.ArrayLike) -> npt.NDArray[np.float64]:

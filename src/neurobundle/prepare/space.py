@@ -24,7 +24,7 @@ from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import TraceKeys, ensure_tuple_rep
 
 from neurobundle.errors import InputError, NeurobundleError, SettingError, closest
-from neurobundle.geometry import same_grid
+from neurobundle.geometry import same_grid, voxel_sizes_mm
 from neurobundle.prepare.grid import Grid, Range, box_of, network_grid
 
 #: How a voxel gets its value: linear interpolation, the nearest voxel, or the label with the largest share.
@@ -33,6 +33,8 @@ CROPS = ("none", "foreground", "mask")
 
 #: A place that is off a voxel's centre by less, in voxels, lies on it: what float32 headers leave of a whole number.
 ON_VOXEL = 1e-3
+#: A mask that is off its image's grid by less, in voxels, crops the same box.
+CROP_TOLERANCE = 0.1
 
 
 class _Axis(NamedTuple):
@@ -47,7 +49,7 @@ def sample(array: torch.Tensor, affine: npt.ArrayLike, grid: Grid, mode: str = "
     """The values of an array at the voxels of another grid.
 
     Args:
-        array: ``(channel, i, j, k)`` on any device; never changed.
+        array: ``(channel, i, j, k)`` on any device; never changed, and no gradient goes back to it.
         affine: of the array.
         grid: of the result. Where it says which of its voxels are inside, all of these get a value.
         mode: ``bilinear`` (linear along each axis; the result is floating point), ``nearest`` or ``label`` (the label
@@ -63,6 +65,9 @@ def sample(array: torch.Tensor, affine: npt.ArrayLike, grid: Grid, mode: str = "
         raise SettingError(f"mode must be one of {', '.join(MODES)}, got {mode!r}{closest(str(mode), MODES)}")
     if mode == "label":
         return _sample_labels(array, affine, grid)
+    array = array.detach()
+    if array.dtype == torch.bfloat16:  # which numpy lacks
+        return sample(array.float(), affine, grid, mode).bfloat16()
     matrix = np.linalg.solve(np.asarray(affine, float), grid.affine)
     axes = _axes(matrix, grid.shape)
     if axes is None:
@@ -180,8 +185,10 @@ def _sample_points(array: torch.Tensor, matrix: npt.NDArray[np.float64], grid: G
     """Each voxel on its own, on the CPU."""
     from scipy import ndimage
 
-    source = array.detach().cpu()
+    source = array.cpu()
     kind = source.dtype if source.is_floating_point() or mode == "nearest" else torch.float32
+    if kind == torch.float16:  # which scipy lacks
+        return _sample_points(array.float(), matrix, grid, mode).half()
     out = np.empty((len(source), *grid.shape), source.to(kind).numpy().dtype)
     for channel, values in zip(out, source.to(kind).numpy(), strict=True):
         ndimage.affine_transform(values, matrix, output=channel, order=int(mode == "bilinear"), mode="nearest")
@@ -197,6 +204,7 @@ def _sample_points(array: torch.Tensor, matrix: npt.NDArray[np.float64], grid: G
 
 def _sample_labels(array: torch.Tensor, affine: npt.ArrayLike, grid: Grid) -> torch.Tensor:
     """The label with the largest linear weight."""
+    array = array.detach()
     best = torch.zeros((array.shape[0], *grid.shape), device=array.device)
     found = array.new_zeros(best.shape)
     for value in torch.unique(array).tolist():
@@ -225,8 +233,9 @@ class ToNetworkGridd(MapTransform, InvertibleTransform):
         allow_missing_keys: as in MONAI.
 
     Raises:
-        SettingError: for an unknown mode or crop, or a spacing that is none.
-        InputError: if there is nothing to crop to; it names the file.
+        SettingError: for an unknown mode or crop, a spacing that is none, or a ``crop_key`` that the case lacks.
+        InputError: for a volume without voxels, one that would be too large, a mask on another grid, or if there is
+            nothing to crop to; it names the file.
     """
 
     def __init__(
@@ -260,6 +269,8 @@ class ToNetworkGridd(MapTransform, InvertibleTransform):
             try:
                 if image.ndim != 4:
                     raise InputError(f"it has the shape {tuple(image.shape)}, not (channel, i, j, k)", "Load it as 3D.")
+                if not image.numel():
+                    raise InputError(f"it has the shape {tuple(image.shape)}, without a voxel", "Export it again.")
                 if first is None:
                     first, grid = image, self.grid(data, image)
                 on = same_grid(image.shape[1:], image.affine, first.shape[1:], first.affine)
@@ -279,15 +290,30 @@ class ToNetworkGridd(MapTransform, InvertibleTransform):
         """
         box = None
         if self.crop != "none":
-            of = first if self.crop_key is None else _as_meta(data[self.crop_key])
-            if of.shape[1:] != first.shape[1:]:
-                raise InputError(
-                    f"what is cropped to has the shape {tuple(of.shape[1:])}, the image {tuple(first.shape[1:])}",
-                    "Make the mask again on the image's grid.",
-                )
-            box = box_of(of.as_tensor().detach().cpu().numpy())
+            of = self._cropped_to(data, first).detach().cpu()
+            box = box_of((of.float() if of.dtype == torch.bfloat16 else of).numpy())
         affine = first.affine.numpy()
         return network_grid(first.shape[1:], affine, self.spacing_mm, box, self.multiple_of, self.margin_mm)
+
+    def _cropped_to(self, data: Mapping[Hashable, Any], first: MetaTensor) -> torch.Tensor:
+        if self.crop_key is None:
+            return first.as_tensor()
+        if self.crop_key not in data:
+            raise SettingError(f"there is no {self.crop_key!r} to crop to", "Load it before, or name another crop_key.")
+        of = data[self.crop_key]
+        if of.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"what is cropped to has the shape {tuple(of.shape[1:])}, the image {tuple(first.shape[1:])}",
+                "Make the mask again on the image's grid.",
+            )
+        near = CROP_TOLERANCE * float(voxel_sizes_mm(first.affine.numpy()).min())
+        # An array without an affine is taken to lie on the image's grid.
+        if isinstance(of, MetaTensor) and not same_grid(of.shape[1:], of.affine, first.shape[1:], first.affine, near):
+            raise InputError(
+                f"{self.crop_key!r}, which is cropped to, has the image's shape but another affine",
+                "Resample the mask onto the image's grid, with the nearest neighbour.",
+            )
+        return torch.as_tensor(of)
 
     def _sampled(self, image: MetaTensor, grid: Grid, mode: str) -> MetaTensor:
         native = image.affine.numpy().astype(float)

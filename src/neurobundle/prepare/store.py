@@ -3,8 +3,9 @@
 A *store* is a folder: arrays as ``.npy`` files and ``index.json``. An *entry* is one case after a bundle's
 deterministic transforms. Around a head most voxels have one value; an entry keeps the *box* of all others, and the
 *fill*, the value of each channel around the box, so that nothing is lost by cropping. Its *key* is the hash of its
-source files' bytes, of the preparation and of the versions that made it; no path and no tag of a file is kept.
-*Positions* are where each label is, found once.
+source files' bytes, of the preparation and of the versions that made it; no path and no tag of a file is kept. Cases
+with one key are entries of their own, each with its subject and fold, and share the arrays. *Positions* are where each
+label is, found once.
 
 An entry whose files are missing, truncated, damaged or made from something else is made again. Several processes may
 share a store: arrays are named by key and appear whole, and the index is changed under the folder's lock.
@@ -16,8 +17,9 @@ import hashlib
 import io
 import json
 import logging
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +33,8 @@ from monai.transforms import Compose
 from neurobundle.errors import EnvironmentFault, InputError, SettingError, closest, ours_in
 from neurobundle.files import folder_lock, sweep_folder, write_atomic, write_json
 from neurobundle.geometry import same_grid, voxel_sizes_mm
-from neurobundle.prepare.store_key import case_of, content_of, described, digest, seen_of, sources_of, versions
+from neurobundle.prepare.store_description import described
+from neurobundle.prepare.store_key import NAMES, case_of, digest, key_of, seen_of, versions
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,9 @@ _NAME = re.compile(r"\w+")
 _KEY = re.compile(r"[0-9a-f]{64}")
 FOREGROUND = "foreground"
 #: Whole numbers are stored as they are, in the first of these that holds them.
-_WHOLE = (np.uint8, np.int16)
+_WHOLE = (np.uint8, np.int16, np.uint16, np.int32, np.int64)
+#: More different whole numbers than this are an image: the finest atlases have a thousand labels.
+MOST_LABELS = 2048
 
 Entry = dict[str, Any]
 Item = Mapping[str, Any]
@@ -74,14 +79,22 @@ class Store:
         dtype: of what is not whole numbers; that of the store if None, or float16 for a new one.
 
     Raises:
-        SettingError: for another dtype.
+        SettingError: for another dtype, and for a preparation that cannot be described.
     """
 
     def __init__(self, folder: str | Path, preparation: Compose, dtype: str | None = None) -> None:
         self.folder, self.preparation = Path(folder), preparation
-        self.dtype = dtype or str(read_index(self.folder, quiet=True)["dtype"])
+        index = read_index(self.folder, quiet=True)
+        self.dtype = dtype or str(index["dtype"])
         if self.dtype not in DTYPES:
             raise SettingError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}{closest(self.dtype, DTYPES)}")
+        if index["cases"] and self.dtype != index["dtype"]:
+            raise SettingError(
+                f"it holds {len(index['cases'])} case(s) as {index['dtype']}, and all of a store have one dtype, got "
+                f"{dtype!r}",
+                f"Prepare into another folder, or leave --dtype out to go on with {index['dtype']}.",
+                file=folder,
+            )
         self.made_by = digest(json.dumps([FORMAT, self.dtype, versions(), described(preparation)]))
 
     def keep(
@@ -99,11 +112,12 @@ class Store:
         """
         index = read_index(self.folder)["cases"]
         sweep_folder(self.folder)
+        names = {case_of(item) for item in items}
         kept = Kept([None] * len(items), {})
 
         def one(number: int, item: Item) -> None:
             try:
-                kept.entries[number] = self._one(item, index)
+                kept.entries[number] = self._one(item, index, names)
             except Exception as error:
                 ours = ours_in(error)
                 if isinstance(ours, EnvironmentFault):
@@ -120,50 +134,40 @@ class Store:
                 raise
         return kept
 
-    def _one(self, item: Item, index: Mapping[str, Entry]) -> Entry:
+    def _one(self, item: Item, index: Mapping[str, Entry], names: Set[str]) -> Entry:
         """The entry of one case, made if need be."""
-        case, sources = case_of(item), sources_of(item)
-        seen = seen_of(sources)
-        known = next((e for e in index.values() if self._saw(e, seen)), None)
-        key = str(known["key"]) if known else self._key(item, sources)
-        known = index.get(key)
+        case = case_of(item)
+        own = {"case": case, "seen": seen_of(item), "item": {name: item[name] for name in NAMES[1:] if name in item}}
+        old = index.get(case, {})
+        unchanged = old.get("seen") == own["seen"] and old.get("made_by") == self.made_by
+        key = str(old["key"]) if unchanged else key_of(item, self.made_by)
+        known = old if old.get("key") == key else next((e for e in index.values() if e["key"] == key), None)
         problem = damage(self.folder, known) if known else ""
         if known and not problem:
-            if not self._saw(known, seen) or known.get("case") != case:
-                known = self._record({**known, "case": case, "seen": seen})
+            if any(known.get(name) != value for name, value in own.items()):
+                known = self._record({**known, **own}, names)
             logger.info("%s: is in the store", case)
             return known
         if problem:
             logger.warning("%s: its entry in the store is damaged (%s); it is made again", case, problem)
-        elif any(entry.get("case") == case for entry in index.values()):
+        elif old:
             logger.warning("%s: its files or its preparation are others than the store's; it is made again", case)
-        entry = self._make(item, key, seen)
+        entry = {**own, **self._make(item, key)}
         logger.info("%s: prepared, %s", case, " x ".join(str(b - a) for a, b in entry["box"]))
-        return self._record(entry)
+        return self._record(entry, names)
 
-    def _saw(self, entry: Entry, seen: str) -> bool:
-        """Whether an entry was made from files of these names, sizes and times."""
-        return entry.get("seen") == seen and entry.get("made_by") == self.made_by
-
-    def _key(self, item: Item, sources: Mapping[str, list[Path]]) -> str:
-        contents = {name: [content_of(path) for path in paths] for name, paths in sources.items()}
-        plain = {name: item[name] for name in ("label",) if isinstance(item.get(name), int)}
-        return digest(json.dumps([self.made_by, contents, plain], sort_keys=True))
-
-    def _make(self, item: Item, key: str, seen: str) -> Entry:
+    def _make(self, item: Item, key: str) -> Entry:
         """Prepare a case and write its arrays."""
         arrays = _arrays(self.preparation(dict(item)))
         stored = {name: _stored(array, self.dtype) for name, array in arrays.items()}
-        fills = {name: _fill(array) for name, array in stored.items()}
+        labels = {name for name, array in stored.items() if _may_be_labels(array)}
+        fills = {name: [0] if name in labels else _fill(array) for name, array in stored.items()}
         box = _box(stored, fills)
         within = (slice(None), *(slice(a, b) for a, b in box))
         affine = next(iter(arrays.values())).affine.tolist()
         entry: Entry = {
-            "case": case_of(item),
             "key": key,
-            "seen": seen,
             "made_by": self.made_by,
-            "item": {name: value for name, value in item.items() if name in ("subject", "fold")},
             "shape": list(next(iter(stored.values())).shape[1:]),
             "affine": affine,
             "spacing_mm": voxel_sizes_mm(affine).tolist(),
@@ -174,7 +178,7 @@ class Store:
             record = self._write(key, name, array[within])
             dtype = str(arrays[name].dtype).removeprefix("torch.")
             entry["arrays"][name] = {**record, "dtype": dtype, "fill": fills[name]}
-            if _may_be_labels(array):
+            if name in labels:
                 positions, counts = find_positions(array[0][within[1:]])
                 entry["arrays"][name]["labels"] = counts
                 entry["arrays"][name][FOREGROUND] = self._write(key, f"{name}_{FOREGROUND}", positions)
@@ -187,25 +191,33 @@ class Store:
         path = write_atomic(self.folder / file_name(key, name), content)
         return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
-    def _record(self, entry: Entry) -> Entry:
-        """Put an entry into the index, in the place of an older one of its case."""
-        entry = {**entry, "sum": _sum(entry)}
+    def _record(self, entry: Entry, names: Set[str]) -> Entry:
+        """Put an entry into the index, in the place of an older one of its case, or of one that had another name.
+
+        Args:
+            entry: without its sum.
+            names: of the cases at hand; another name with the same key is one that the case had before.
+        """
+        entry = _summed(entry)
         with folder_lock(self.folder):
-            index = read_index(self.folder, quiet=True)
-            cases = {key: old for key, old in index["cases"].items() if old.get("case") != entry["case"]}
-            gone = [old for key, old in index["cases"].items() if key not in cases and key != entry["key"]]
-            write_json(
-                self.folder / INDEX,
-                {"format": FORMAT, "dtype": self.dtype, "cases": {**cases, entry["key"]: entry}},
-            )
-            for old in gone:
-                for name in _files(old):
+            before = read_index(self.folder, quiet=True)["cases"]
+            cases = {}
+            for case, old in before.items():
+                if old["key"] != entry["key"]:
+                    cases[case] = old
+                elif case in names:  # whose arrays these are now
+                    cases[case] = _summed({**entry, **{name: old.get(name) for name in ("case", "seen", "item")}})
+            cases[entry["case"]] = entry
+            write_json(self.folder / INDEX, {"format": FORMAT, "dtype": self.dtype, "cases": cases})
+            used = {one["key"] for one in cases.values()}
+            for old in before.values():
+                for name in _files(old) if old["key"] not in used else ():
                     (self.folder / name).unlink(missing_ok=True)
         return entry
 
 
 def read_index(folder: Path, quiet: bool = False) -> dict[str, Any]:
-    """The index of a store; empty if there is none, or if it cannot be used, which is said in a line.
+    """The index of a store, its entries by case; empty if there is none, or if it cannot be used, said in a line.
 
     Args:
         folder: the store.
@@ -218,7 +230,7 @@ def read_index(folder: Path, quiet: bool = False) -> dict[str, Any]:
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         right = index["format"] == FORMAT and index["dtype"] in DTYPES
-        cases = {key: entry for key, entry in index["cases"].items() if _KEY.fullmatch(key) and entry["key"] == key}
+        cases = {str(entry["case"]): entry for entry in index["cases"].values() if _KEY.fullmatch(entry["key"])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         right, cases = False, {}
     if not right:
@@ -250,12 +262,16 @@ def damage(folder: Path, entry: Entry) -> str:
         return "the index does not describe it"
 
 
+def _summed(entry: Entry) -> Entry:
+    return {**entry, "sum": _sum(entry)}
+
+
 def _sum(entry: Entry) -> str:
     """A hash of all that the index says of an entry, so that a number that was changed there is seen."""
     return digest(json.dumps({key: value for key, value in entry.items() if key != "sum"}, sort_keys=True))
 
 
-def find_positions(labels: npt.NDArray[np.unsignedinteger]) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
+def find_positions(labels: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
     """Where each label is, and how often.
 
     Args:
@@ -307,24 +323,32 @@ def _arrays(prepared: Any) -> dict[str, MetaTensor]:
 def _stored(array: MetaTensor, dtype: str) -> npt.NDArray[Any]:
     """Whole numbers as they are, in few bytes; all others as ``dtype``."""
     values = array.as_tensor().detach().cpu().numpy()
-    low, high = float(values.min()), float(values.max())
-    for kind in _WHOLE:
-        limits = np.iinfo(kind)
-        if limits.min <= low and high <= limits.max and bool((values == np.round(values)).all()):
-            return values.astype(kind)
+    low, high = values.min().item(), values.max().item()
+    if bool((values == np.round(values)).all()):
+        for kind in _WHOLE:
+            if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+                return values.astype(kind)
     most = float(np.finfo(dtype).max)
-    if max(abs(low), abs(high)) > most:
-        raise InputError(f"its values reach {high:g}, and {dtype} ends at {most:g}", "Use --dtype float32.")
+    finite = values if math.isfinite(low) and math.isfinite(high) else values[np.isfinite(values)]
+    reached = float(np.abs(finite).max(initial=0))
+    if reached > most:
+        raise InputError(
+            f"its values reach {reached:g}, and {dtype} ends at {most:g}",
+            "Prepare into another folder: --dtype float32.",
+        )
     return values.astype(dtype)
 
 
 def _may_be_labels(array: npt.NDArray[Any]) -> bool:
-    return len(array) == 1 and array.dtype.kind == "u"
+    if len(array) > 1 or array.dtype.kind not in "iu" or array.min() < 0:
+        return False
+    return array.dtype == np.uint8 or len(np.unique(array)) <= MOST_LABELS
 
 
 def _fill(array: npt.NDArray[Any]) -> list[float]:
-    """What is around a head, by the first voxel of each channel; around labels it is always 0, the background."""
-    return [0] if _may_be_labels(array) else [channel.flat[0].item() for channel in array]
+    """What is around a head, by the first voxel of each channel, or 0; around labels 0 always, the background."""
+    corners = [channel.flat[0].item() for channel in array]
+    return [corner if math.isfinite(corner) else 0 for corner in corners]
 
 
 def _box(arrays: Mapping[str, npt.NDArray[Any]], fills: Mapping[str, Sequence[float]]) -> list[tuple[int, int]]:

@@ -84,7 +84,7 @@ def store_items(
         SettingError: if the store is empty or has no such fold.
     """
     cases = read_index(Path(store))["cases"]
-    items = [{**entry["item"], "case": entry["case"], ENTRY: key} for key, entry in cases.items()]
+    items = [{**entry["item"], "case": case, ENTRY: entry["key"]} for case, entry in cases.items()]
     if not items:
         raise SettingError("there is no prepared case here", "Make some: neurobundle prepare NAME ...", file=store)
     if part != "all" and any("fold" not in item for item in items):
@@ -139,7 +139,7 @@ class StoreDataset(Dataset):
 
 def _entries(store: Path, data: Sequence[Mapping[str, Any]], preparation: Compose | None, workers: int) -> list[Entry]:
     if preparation is None:
-        cases = read_index(store)["cases"]
+        cases = {entry["key"]: entry for entry in read_index(store)["cases"].values()}
         missing = [item for item in data if item.get(ENTRY) not in cases]
         if missing:
             raise SettingError(f"case {case_of(missing[0])} is not in the store", "Prepare it again.", file=store)

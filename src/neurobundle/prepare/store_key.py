@@ -1,7 +1,10 @@
 """What an entry of a store depends on, as hashes: its files' bytes, its preparation, the versions.
 
-A *key* says what a case was made from: who has the same key has the same entry, whatever its files are called. Bytes
-are read only where names, sizes and times do not say already that nothing has changed.
+A *key* says what a case was made from: who has the same key has the same arrays, whatever its files are called. Bytes
+are read only where names, sizes and times do not say already that nothing has changed. Two times count: that of the
+content, which a program may set, and that of the last change of any kind, which the system sets. A file that was
+changed is taken for the one that it was if neither differs: where the clock was set back, or a file system has no such
+times.
 """
 
 from __future__ import annotations
@@ -14,13 +17,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from neurobundle.errors import InputError
+from neurobundle.prepare.store_description import PACKAGES, as_path, described
 
-#: What an entry is made by.
-PACKAGES = ("neurobundle", "monai", "torch", "numpy", "nibabel")
+#: Keys of an item that say which case it is, and not what is made of it.
+NAMES = ("case", "subject", "fold")
+#: Keys of an item whose words are paths, whatever they look like.
+_FILES = ("image", "label")
 
 
 def case_of(item: Mapping[str, Any]) -> str:
@@ -28,53 +31,55 @@ def case_of(item: Mapping[str, Any]) -> str:
     return str(item.get("case") or f"case-{digest(str(item.get('image')))[:8]}")
 
 
-def described(value: Any, depth: int = 0) -> Any:
-    """Transforms as plain data that says what they are and how they are set, the same in every process."""
-    if isinstance(value, str):
-        return "<path>" if Path(value).is_absolute() else value
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if depth > 8:
-        return type(value).__qualname__
-    if isinstance(value, Mapping):
-        return {str(key): described(item, depth + 1) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        items = [described(item, depth + 1) for item in value]
-        return sorted(items, key=str) if isinstance(value, set | frozenset) else items
-    if isinstance(value, np.ndarray | torch.Tensor):
-        array = np.asarray(value)
-        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
-    if isinstance(value, torch.dtype | torch.device | np.dtype):
-        return str(value)
-    kind = value if isinstance(value, type) or hasattr(value, "__qualname__") else type(value)
-    name = f"{kind.__module__}.{kind.__qualname__}"
-    # A generator of random numbers, a thread's own state or a logger is no setting.
-    if kind is value or name.startswith(("numpy.random", "_thread", "logging.", "builtins.")):
-        return name
-    inner = {key: item for key, item in sorted(getattr(value, "__dict__", {}).items()) if key not in ("_tracing", "R")}
-    return {name: described(inner, depth + 1)}
-
-
 def sources_of(item: Mapping[str, Any]) -> dict[str, list[Path]]:
-    """The files and folders that an item names, by its keys."""
+    """The files and folders that an item names, by its keys; of images and labels also those that are not there."""
     found = {}
-    for name, value in sorted(item.items()):
-        names = value if isinstance(value, list | tuple) else [value]
-        if names and all(isinstance(one, str | Path) for one in names):
-            paths = [Path(one) for one in names]
-            if any(path.exists() for path in paths) or name in ("image", "label"):
-                found[name] = paths
+    for name in sorted(set(item) - set(NAMES)):
+        paths = _paths_in(name, item[name])
+        if paths and (name in _FILES or any(path.exists() for path in paths)):
+            found[name] = paths
     return found
 
 
-def seen_of(sources: Mapping[str, list[Path]]) -> str:
-    """Names, sizes and times of source files as one hash, that tells nobody the names."""
-    facts = []
-    for name, paths in sources.items():
+def settings_of(item: Mapping[str, Any]) -> Any:
+    """What an item says of its case besides files: a class, an age, the box of a structure."""
+    names = [name for name in sorted(set(item) - set(NAMES)) if not _paths_in(name, item[name])]
+    return described({name: item[name] for name in names}, "the item")
+
+
+def _paths_in(name: str, value: Any) -> list[Path]:
+    """The paths that a value of an item is made of; none if it holds anything else."""
+    found = []
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if not isinstance(one, str | Path) or not (name in _FILES or as_path(one) or Path(one).exists()):
+            return []
+        found.append(Path(one))
+    return found
+
+
+def seen_of(item: Mapping[str, Any]) -> str:
+    """An item with the names, sizes and times of its files as one hash, that tells nobody the names.
+
+    Raises:
+        InputError: if a file is missing.
+    """
+    facts: list[Any] = [settings_of(item)]
+    for name, paths in sources_of(item).items():
         for path in (file for one in paths for file in _all_files(one)):
             state = path.stat()
-            facts.append([name, str(path.absolute()), state.st_size, state.st_mtime_ns])
+            facts.append([name, str(path.absolute()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
     return digest(json.dumps(facts))
+
+
+def key_of(item: Mapping[str, Any], made_by: str) -> str:
+    """The key of an item: its files' bytes and what else it says, but neither the case's name nor any path.
+
+    Args:
+        item: of a datalist.
+        made_by: the hash of the preparation and the versions.
+    """
+    contents = {name: [content_of(path) for path in paths] for name, paths in sources_of(item).items()}
+    return digest(json.dumps([made_by, contents, settings_of(item)], sort_keys=True))
 
 
 def content_of(path: Path) -> list[str]:
