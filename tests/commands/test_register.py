@@ -14,9 +14,9 @@ import torch
 
 from neurobundle import geometry
 from neurobundle.augment.head_plan import HeadSettings, draw_head, grid_affine
+from neurobundle.augment.label_maps import read_label_map
 from neurobundle.augment.synthesis import synthesize_head
 from neurobundle.cli import main
-from neurobundle.commands.synthesize import read_label_map
 from neurobundle.errors import InputError
 from neurobundle.load.study import Placement, find_studies, read_study
 from neurobundle.load.study.regrid import onto_grid

@@ -17,6 +17,7 @@ from neurobundle.prepare.alignment import (
     checked,
     moved_mm,
     normalised_mutual_information,
+    pair_of,
     reference_of,
     rigid_matrix,
     search,
@@ -78,6 +79,20 @@ def resampled(scan, matrix):
     array, affine = scan
     onto = np.linalg.inv(affine) @ np.linalg.inv(matrix) @ affine
     return ndimage.affine_transform(array, onto[:3, :3], onto[:3, 3], order=1), affine
+
+
+def cut(scan, part):
+    """A part of the scan where it was, ``numpy.s_[i, j, k]``: a partial scan whose header is as right as before."""
+    array, affine = scan
+    onto = np.eye(4)
+    onto[:3, 3] = [axis.start or 0 for axis in part]
+    return array[part].copy(), affine @ onto
+
+
+def raw(real_data, name):
+    """A scan of ms_lesions_raw."""
+    image = nibabel.load(real_data / "ms_lesions_raw" / "patient01" / f"{name}.nii.gz")
+    return np.asarray(image.dataobj), image.affine
 
 
 def mri(real_data, patient, sequence):
@@ -142,6 +157,46 @@ def test_the_head_s_box():
     assert reference.box_mm.max(axis=0) == pytest.approx([59.5] * 3)
 
 
+def cubes(*sizes):
+    """Bright cubes of so many mm in grids of their own, 1 mm, each in the middle at 0; checked."""
+    found = []
+    for size in sizes:
+        array = np.zeros((80, 80, 80), np.float32)
+        part = slice(40 - size // 2, 40 + size // 2)
+        array[part, part, part] = np.random.default_rng(size).uniform(50, 100, (size, size, size))
+        affine = np.eye(4)
+        affine[:3, 3] = -39.5
+        found.append(checked((array, affine), "it"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("sizes", "turned", "share"),
+    [((40, 40), False, 1), ((64, 32), True, 1 / 8), ((32, 64), False, 1 / 8), ((64, 56), False, 0.875**3)],
+)
+def test_the_lesser_head_is_compared(sizes, turned, share):
+    """Half as many mm along each axis are an eighth of the head; seven eighths are more than half of it."""
+    pair = pair_of(*cubes(*sizes))
+    assert pair.turned is turned
+    assert pair.share == pytest.approx(share, rel=0.15)  # its edges, one voxel of 4 mm, are no head
+    side = min(sizes) if turned else sizes[0]
+    assert np.ptp(pair.compared.box_mm, axis=0) == pytest.approx([side] * 3)
+
+
+def test_a_turned_pair_speaks_of_the_same_matrices():
+    """The small cube's header lies 8 mm to the right: in it the reference's 0 is at 8, whichever head is compared."""
+    large, (array, affine) = cubes(64, 32)
+    truth = rigid_matrix([8, 0, 0], [0, 0, 0], [0, 0, 0])
+    pair = pair_of(large, Grid(array, truth @ affine))
+    back = pair_of(Grid(array, truth @ affine), large)
+    assert pair.turned
+    assert not back.turned
+    assert pair.moved_mm(truth) == pytest.approx(8)
+    assert pair.agreement(truth) == back.agreement(np.linalg.inv(truth))
+    assert pair.agreement(truth).overlap == 1
+    assert np.allclose(pair.search(np.eye(4)), np.linalg.inv(back.search(np.eye(4))))
+
+
 # --- the check -------------------------------------------------------------------------------------------------------
 
 
@@ -172,6 +227,22 @@ def test_thick_slices_and_half_a_field_of_view():
     affine = affine @ np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, array.shape[2] // 2], [0, 0, 0, 1.0]])
     assert not check_alignment(phantom(0), (half, affine)).suspicious
     assert check_alignment(phantom(0), moved((half, affine), planted(0))).suspicious
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :, :18], np.s_[:, :, 24:34], np.s_[:, :26, :]])
+def test_a_partial_scan(part):
+    """The bottom, ten slices or the back of a head: aligned is aligned, and planted is found."""
+    scan = cut(phantom(1, seed=1), part)
+    aligned = check_alignment(phantom(0), scan)
+    assert not aligned.suspicious, aligned.reason
+    assert aligned.agreement.overlap == 1
+    assert check_alignment(phantom(0), moved(scan, planted(0, shift_mm=8, degrees=3))).suspicious
+
+
+def test_a_sliver_is_too_little():
+    """A corner with a hundredth of the head: nobody can tell where it lies."""
+    with pytest.raises(InputError, match="too little to tell"):
+        check_alignment(phantom(0), cut(phantom(1, seed=1), np.s_[:20, :24, :]))
 
 
 def test_noise_has_nothing_in_common_with_a_head():
@@ -260,13 +331,26 @@ def test_a_real_scan_misplaced(real_data, seed):
 
 def test_scans_as_they_came_from_the_scanner(real_data):
     """Within a visit the headers are right; the second visit's lie 24 mm from the first's."""
-    folder = real_data / "ms_lesions_raw" / "patient01"
-
-    def scan(name):
-        image = nibabel.load(folder / f"{name}.nii.gz")
-        return np.asarray(image.dataobj), image.affine
-
     for visit in ("study1", "study2"):
         for sequence in ("T1W", "T2W"):
-            assert not check_alignment(scan(f"{visit}_FLAIR"), scan(f"{visit}_{sequence}")).suspicious
-    assert check_alignment(scan("study2_FLAIR"), scan("study1_FLAIR")).suspicious
+            assert not check_alignment(*(raw(real_data, f"{visit}_{name}") for name in ("FLAIR", sequence))).suspicious
+    assert check_alignment(*(raw(real_data, f"study{visit}_FLAIR") for visit in (2, 1))).suspicious
+
+
+PARTIAL_SCANS = {
+    "bottom 10 slices": np.s_[:, :, :10],
+    "6 slices": np.s_[:, :, 15:21],
+    "left third": np.s_[:96, :, :],
+    "window": np.s_[110:210, 110:210, :],
+    "corner": np.s_[:130, :130, :],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", PARTIAL_SCANS.values(), ids=PARTIAL_SCANS)
+def test_a_partial_scan_as_it_came_from_the_scanner(real_data, part):
+    """Its header is right to .5 mm; with 40 mm more it is not."""
+    flair, scan = raw(real_data, "study1_FLAIR"), cut(raw(real_data, "study1_T1W"), part)
+    found = check_alignment(flair, scan)
+    assert not found.suspicious, found.reason
+    assert check_alignment(flair, moved(scan, rigid_matrix([0, 0, 40], [0, 0, 0], [0, 0, 0]))).suspicious

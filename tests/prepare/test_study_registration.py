@@ -3,7 +3,6 @@
 import itertools
 import json
 
-import nibabel
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ from neurobundle.load.study.regrid import onto_grid
 from neurobundle.prepare.alignment import (
     CHECK_MM,
     Agreement,
+    Pair,
     agreement,
     check_alignment,
     checked,
@@ -23,9 +23,9 @@ from neurobundle.prepare.alignment import (
     rigid_matrix,
 )
 from neurobundle.prepare.itk_helpers import average_blocks
-from neurobundle.prepare.study_registration import RegisterStudyd, RigidRegistration, register_study
+from neurobundle.prepare.study_registration import RegisterStudyd, RigidRegistration, _disbelief, register_study
 
-from .test_alignment import moved, mri, phantom, planted, resampled, thick
+from .test_alignment import cut, moved, mri, phantom, planted, raw, resampled, thick
 
 #: Asked for at the corners of the brain.
 GOAL_MM = 1.0
@@ -137,6 +137,50 @@ def test_noise_is_not_registered():
     (found,) = register_study(phantom(0), [(noise, affine)])
     assert not found.accepted
     assert "nothing in common" in found.reason
+
+
+@pytest.mark.parametrize("part", [np.s_[:, :, :20], np.s_[:, :24, :]], ids=["bottom", "back"])
+def test_a_partial_scan_stays_or_is_mended(part):
+    """A part of a head whose header is right stays; one 10 mm and 5 degrees wrong comes back.
+
+    Ellipsoids slide along each other: their bottom alone comes within 3 mm.
+    """
+    fixed, scan, truth = phantom(0), cut(phantom(1, seed=1), part), planted(3, shift_mm=10)
+    (right,) = register_study(fixed, [scan])
+    assert not right.accepted, right.reason
+    assert not right.doubtful, right.reason
+    (found,) = register_study(fixed, [moved(scan, truth)])
+    assert found.accepted, found.reason
+    assert left_mm(scan, truth, found) < 4
+
+
+def test_a_sliver_is_not_registered():
+    """A corner with a hundredth of the head: the header stays, and whoever asked is told."""
+    (found,) = register_study(phantom(0), [cut(phantom(1, seed=1), np.s_[:20, :24, :])])
+    assert not found.accepted
+    assert found.doubtful
+    assert "too little to tell a place by" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("after", "moved_mm", "degrees", "head_ratio", "match"),
+    [
+        ((1.15, 1.0), 60, 20, 1.0, None),
+        ((1.089, 1.0), 60, 20, 1.0, "upside down"),
+        ((1.15, 1.0), 60, 50, 1.0, "turns the head by 50 degrees"),
+        ((1.15, 0.39), 60, 20, 1.0, "leaves 39% of the head"),
+        ((1.10, 1.0), 24, 20, 0.4, None),
+        ((1.10, 1.0), 26, 20, 0.4, "shows 40% of the head"),
+        ((1.10, 1.0), 26, 20, 2.5, "shows 40% of the head"),
+        ((1.15, 1.0), 26, 20, 0.4, None),
+        ((1.15, 1.0), 1, 1, 0.02, "shows 2.0% of the head"),
+    ],
+)
+def test_what_is_believed(after, moved_mm, degrees, head_ratio, match):
+    """Each bar by itself, on both of its sides; the head may be cut in either scan."""
+    pair = Pair(None, None, head_ratio)
+    said = _disbelief(pair, Agreement(*after), moved_mm, degrees)
+    assert (said == "") if match is None else (match in said)
 
 
 def test_an_itk_that_fails_leaves_the_search_s_result(monkeypatch):
@@ -273,11 +317,6 @@ def test_a_reference_that_is_not_there():
 # --- real scans ------------------------------------------------------------------------------------------------------
 
 
-def raw(real_data, name):
-    image = nibabel.load(real_data / "ms_lesions_raw" / "patient01" / f"{name}.nii.gz")
-    return np.asarray(image.dataobj), image.affine
-
-
 def published(real_data, name):
     """A transform as text: a matrix about a centre in LPS mm, from the fixed space to the moving; here in RAS+."""
     lines = (real_data / "ms_lesions_raw" / "patient01" / f"{name}.txt").read_text().splitlines()
@@ -371,3 +410,62 @@ def test_a_registered_scan_is_left_alone(real_data, sequence):
     (found,) = register_study(mri(real_data, "patient07", "FLAIR"), [mri(real_data, "patient07", sequence)])
     assert not found.accepted
     assert np.array_equal(found.matrix, np.eye(4))
+
+
+CORNERS = {
+    "100": (np.s_[:100, :100, :], True),
+    "120": (np.s_[:120, :120, :], False),
+    "far 110": (np.s_[210:, 210:, :], True),
+    "130": (np.s_[:130, :130, :], False),
+    "bottom": (np.s_[:, :, :10], False),
+    "window": (np.s_[110:210, 110:210, :], False),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "doubtful"), CORNERS.values(), ids=CORNERS)
+def test_a_part_of_a_scan_stays_where_its_header_says(real_data, part, doubtful):
+    """It is right to .5 mm. Corners came to lie 100 mm away, where the reference's head touched them."""
+    (found,) = register_study(raw(real_data, "study1_FLAIR"), [cut(raw(real_data, "study1_T1W"), part)])
+    assert not found.accepted, found.reason
+    assert found.doubtful is doubtful, found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [np.s_[:120, :120, :], np.s_[:96, :, :], np.s_[:, :, :10], np.s_[:, 240:, :]])
+def test_a_part_of_a_scan_that_was_lost(real_data, part):
+    """60 mm away by its header, it would come to lie 30 to 60 mm wrong: nothing is believed."""
+    away = rigid_matrix([0, 0, 60], [0, 0, 0], [0, 0, 0])
+    scan = moved(cut(raw(real_data, "study1_T1W"), part), away)
+    (found,) = register_study(raw(real_data, "study1_FLAIR"), [scan])
+    assert not found.accepted
+    assert found.doubtful
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("axis", [1, 2], ids=["back to front", "upside down"])
+@pytest.mark.parametrize("sequence", ["T1", "T2"])
+def test_a_scan_stored_the_wrong_way_round(real_data, sequence, axis):
+    """Its best place agrees less than two contrasts of one head do: it stays, and is doubted."""
+    array, affine = mri(real_data, "patient07", sequence)
+    (found,) = register_study(mri(real_data, "patient07", "FLAIR"), [(np.flip(array, axis).copy(), affine)])
+    assert not found.accepted, found.reason
+    assert found.doubtful
+    assert "upside down" in found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shift_mm", "degrees", "part"),
+    [((0, 0, 0), 24, None), ((0, 0, 0), 40, None), ((60, 0, 0), 0, None), ((300, 0, 0), 0, None),
+     ((4, -3, 2), 5, np.s_[:, :, :91]), ((4, -3, 2), 5, np.s_[:, :, 121:])],
+    ids=["24 degrees", "40 degrees", "60 mm", "lost", "half", "third"],
+)  # fmt: skip
+def test_what_comes_back(real_data, shift_mm, degrees, part):
+    """Far turns, far shifts and parts of a brain, with little left."""
+    fixed, scan = (mri(real_data, "patient07", name) for name in ("FLAIR", "T1"))
+    truth = rigid_matrix(shift_mm, [0, 0, degrees], (0, -18, 5))
+    scan = scan if part is None else cut(scan, part)
+    (found,) = register_study(fixed, [moved(scan, truth)])
+    assert found.accepted, found.reason
+    assert left_mm(scan, truth, found) < GOAL_MM

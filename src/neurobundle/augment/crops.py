@@ -168,7 +168,9 @@ class RandPosNegCropd(Randomizable, MapTransform, MultiSampleTrait):
     def randomize(self, data: Mapping[Hashable, Any]) -> None:
         """Draw where each crop begins."""
         if self.label_key not in data:
-            raise SettingError(f"there is no label map {self.label_key!r}", "Load it before, or name another label_key.")
+            raise SettingError(
+                f"there is no label map {self.label_key!r}", "Load it before, or name another label_key."
+            )
         shape = tuple(data[self.label_key].shape[1:])
         if len(shape) != len(self.patch_size) or any(
             n > whole for n, whole in zip(self.patch_size, shape, strict=True)

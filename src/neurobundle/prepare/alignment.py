@@ -1,10 +1,12 @@
 """Whether two scans of one head lie on top of each other, as their headers say they do.
 
 The *agreement* of two scans is their normalised mutual information, (H(A) + H(B)) / H(A, B): 1 if neither tells
-anything about the other, 2 if either follows from the other; contrasts may differ. It is measured in the *overlap*:
-where the reference's head lies inside the other scan's field of view. A *rigid matrix* takes the reference's
-millimetres to the other scan's, RAS+; the identity is what the headers say. The *head's box* is the box around what is
-bright in the reference; a matrix *moves* the head by the longest way that a corner of this box goes.
+anything about the other, 2 if either follows from the other; contrasts may differ. It is measured at places in the
+*compared head*: the reference's, or the other scan's where that one shows less than half as much of it; and there in
+the *overlap*: what of the compared head lies inside the other field of view. The *share* is how much head, by volume,
+the one scan shows of what the other shows; below a half the pair is *partial*. A *rigid matrix* takes the reference's
+millimetres to the other scan's, RAS+; the identity is what the headers say. The *head's box* is the box around the
+compared head; a matrix *moves* the head by the longest way that a corner of this box goes.
 
 Numpy and scipy only: no ITK, no torch.
 
@@ -42,7 +44,16 @@ BINS = 32
 BRIGHT = 0.15
 #: So much air around the head counts as well, mm: the edge of the scalp, or of a cut-out brain, places it.
 RIM_MM = 8.0
-#: Scans that share less of the reference's head than this are not compared.
+#: Below this share a pair is partial, and compared in the lesser head. In the whole head a partial scan would hold few
+#: of the places: where its own head lies says little then, and any corner of the whole head may agree with its air.
+PARTIAL = 0.5
+#: Below this share nothing can be told: slivers agree in wrong places too. Measured: a corner with .2 % of the head,
+#: right to .7 mm, agreed 1.2 times as well 6 mm away, one with .9 % 1.05 times as well 3 mm away.
+LEAST_SHARE = 0.03
+#: Another place for a partial pair is believed where its agreement above 1 is so many times the header's. Measured:
+#: headers right to .5 mm at most 1.09, from .9 % of the head on; thirds and slabs 10 mm wrong at least 2.3.
+PARTIAL_GAIN = 1.15
+#: Scans that share less of the compared head than this are not compared.
 LEAST_OVERLAP = 0.1
 #: An axis with fewer voxels than this has no depth to align.
 LEAST_VOXELS = 4
@@ -68,7 +79,7 @@ class Agreement(NamedTuple):
 
     Attributes:
         nmi: normalised mutual information in the overlap, 1 to 2; 1 below :data:`LEAST_OVERLAP`.
-        overlap: share of the reference's head that lies in the other scan's field of view, 0 to 1.
+        overlap: share of the compared head that lies in the other field of view, 0 to 1.
     """
 
     nmi: float
@@ -101,7 +112,7 @@ class Alignment(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """The reference as the agreement sees it.
+    """The scan with the compared head, as the agreement sees it.
 
     Attributes:
         places_mm: (n, 3), where it is compared.
@@ -119,6 +130,53 @@ class Reference(NamedTuple):
         return np.asarray(self.box_mm.mean(axis=0))
 
 
+class Pair(NamedTuple):
+    """A reference and another scan, looked at from the compared head. Matrices: the reference's mm -> the other's.
+
+    Attributes:
+        compared, image: the scan with the compared head, and the one that it is compared with.
+        head_ratio: the other scan's head by the reference's, by volume.
+    """
+
+    compared: Reference
+    image: Grid
+    head_ratio: float
+
+    @property
+    def turned(self) -> bool:
+        """Whether the compared head is the other scan's."""
+        return self.head_ratio < PARTIAL
+
+    @property
+    def share(self) -> float:
+        """How much head the one scan shows of what the other shows, 0 to 1."""
+        return min(self.head_ratio, 1 / self.head_ratio)
+
+    def agreement(self, matrix: npt.ArrayLike) -> Agreement:
+        """How well they agree under a matrix."""
+        return agreement(self.compared, self.image, self._seen(matrix))
+
+    def search(self, start: npt.ArrayLike) -> geometry.Array:
+        """The best matrix around a start; see :func:`search`."""
+        return self._seen(search(self.compared, self.image, self._seen(start)))
+
+    def moved_mm(self, matrix: npt.ArrayLike) -> float:
+        """How far a matrix moves the head."""
+        return moved_mm(self._seen(matrix), self.compared.box_mm)
+
+    def _seen(self, matrix: npt.ArrayLike) -> geometry.Array:
+        here = np.asarray(matrix, float)
+        return np.asarray(np.linalg.inv(here)) if self.turned else here
+
+
+def pair_of(fixed: Grid, moving: Grid, spacing_mm: float = CHECK_MM) -> Pair:
+    """Two checked images as a pair, in means of about a spacing; which head is compared does not depend on it."""
+    here, there = (average_blocks(image, CHECK_MM) for image in (fixed, moving))
+    one, other = (float(head_of(small).sum() * abs(np.linalg.det(small.affine[:3, :3]))) for small in (here, there))
+    compared, image = (moving, fixed) if other < PARTIAL * one else (fixed, moving)
+    return Pair(reference_of(compared, spacing_mm), average_blocks(image, spacing_mm), other / one)
+
+
 def check_alignment(fixed: Scan, moving: Scan) -> Alignment:
     """Whether a small search around the header's geometry finds a clearly better place.
 
@@ -130,23 +188,26 @@ def check_alignment(fixed: Scan, moving: Scan) -> Alignment:
         moving: the other scan and its affine; any grid, any contrast.
 
     Raises:
-        InputError: if either cannot be compared (see :func:`checked`), or they share no part of the head.
+        InputError: if either cannot be compared (see :func:`checked`), or they share too little of the head.
     """
-    image = checked(fixed, "the reference")
-    reference, other = reference_of(image), average_blocks(checked(moving, "the other scan"), CHECK_MM)
-    before = agreement(reference, other, np.eye(4))
+    image, other = checked(fixed, "the reference"), checked(moving, "the other scan")
+    pair = pair_of(image, other)
+    before = pair.agreement(np.eye(4))
     if before.overlap < LEAST_OVERLAP:
+        cause = f"the scans share {before.overlap:.0%} of the head, so that nothing can be compared"
         raise InputError(
-            f"the scans share {before.overlap:.0%} of the reference's head, so that nothing can be compared",
-            "Check that both are of one head; if an origin was lost, register_study finds it again.",
+            cause, "Check that both are of one head; if an origin was lost, register_study finds it again."
         )
-    matrix = search(reference, other, np.eye(4))
-    best, shift_mm = agreement(reference, other, matrix), moved_mm(matrix, reference.box_mm)
-    gain = _gain(before, best)
+    matrix = pair.search(np.eye(4))
+    best, shift_mm = pair.agreement(matrix), pair.moved_mm(matrix)
+    gain = (best.nmi - 1) / max(before.nmi - 1, 1e-6)
     figures = f"agreement {before.nmi:.3f} as the headers say, {best.nmi:.3f} with the head moved by {shift_mm:.1f} mm"
     if best.nmi < LEAST_NMI:
         suspicious, verdict = True, "the scans have nothing in common"
-    elif shift_mm >= SUSPICIOUS_MM and gain >= SUSPICIOUS_GAIN:
+    elif pair.share < LEAST_SHARE:
+        cause = f"one scan shows {pair.share:.1%} of the head that the other shows, too little to tell a place by"
+        raise InputError(cause, "Look at the two on top of each other, or leave it out of the study.")
+    elif shift_mm >= SUSPICIOUS_MM and gain >= (PARTIAL_GAIN if pair.share < PARTIAL else SUSPICIOUS_GAIN):
         suspicious, verdict = True, "the scans look misaligned"
     else:
         suspicious, verdict = False, "no clearly better place nearby"
@@ -156,15 +217,8 @@ def check_alignment(fixed: Scan, moving: Scan) -> Alignment:
 def notice(scan: LoadedScan, reference: LoadedScan, name: str, reference_name: str) -> Placement:
     """Leave a scan of a study where its header says, and warn if it looks misaligned; for ``read_study(place=...)``.
 
-    Args:
-        scan: of one channel.
-        reference: the scan on whose grid the study will lie.
-        name: of the scan, for the warning.
-        reference_name: likewise.
-
-    Returns:
-        The scan's own affine; the figures as ``alignment``; a warning with the way out if it looks misaligned, or if
-        that cannot be told.
+    Both are of one channel. Placed is the scan's own affine, with the figures as ``alignment``, and a warning with the
+    way out if it looks misaligned, or if that cannot be told; the names are for the warning.
     """
     try:
         found = check_alignment((reference.data, reference.affine), (scan.data, scan.affine))
@@ -172,11 +226,6 @@ def notice(scan: LoadedScan, reference: LoadedScan, name: str, reference_name: s
         return Placement(scan.affine, {}, (f"whether {name} lies on {reference_name} cannot be told: {error.cause}",))
     warning = f"{name} and {reference_name}: {found.reason}; --register looks for the place and mends it"
     return Placement(scan.affine, {"alignment": found.as_json()}, (warning,) if found.suspicious else ())
-
-
-def _gain(before: Agreement, after: Agreement) -> float:
-    """How many times as far above 1 the agreement is."""
-    return (after.nmi - 1) / max(before.nmi - 1, 1e-6)
 
 
 def checked(scan: Scan, what: str) -> Grid:

@@ -36,16 +36,17 @@ from neurobundle.prepare.alignment import (
     CHECK_MM,
     LEAST_NMI,
     LEAST_OVERLAP,
+    LEAST_SHARE,
+    PARTIAL,
+    PARTIAL_GAIN,
     Agreement,
-    Reference,
+    Pair,
     Scan,
-    agreement,
     checked,
     head_of,
-    moved_mm,
     near,
+    pair_of,
     reference_of,
-    search,
 )
 from neurobundle.prepare.itk_helpers import Grid, average_blocks, itk_image, matrix_of, one_thread
 
@@ -63,8 +64,17 @@ OTHER_START_MM = 15.0
 #: ... and believed where its agreement above 1 is so many times the header's: wrong valleys are seldom deeper.
 OTHER_START_GAIN = 1.25
 
-#: A fit is accepted where its agreement above 1 is so many times the header's.
+#: A fit is accepted where its agreement above 1 is so many times the header's; of a partial pair PARTIAL_GAIN times.
 LEAST_GAIN = 1.002
+#: No place is believed where two scans agree less than this. Measured at the best place: two contrasts of one head at
+#: least 1.13, of a synthesized one 1.12, windows within the head 1.107; scans stored upside down or back to front, or
+#: turned by 90 or 180 degrees, at most 1.064, and 1.078 for two visits in one contrast.
+BELIEVED_NMI = 1.09
+#: ... nor one in which less than this share of the compared head is seen by both.
+BELIEVED_OVERLAP = 0.4
+#: A partial pair has many wrong places that agree a little. So one that lies this far from the header's, mm, must agree
+#: better. Measured: wrong places at most 1.104, right ones 1.107 to 1.229, so that some right ones are refused.
+FAR_MM, FAR_NMI = 25.0, 1.15
 #: A fit that turns the head by more than this is not believed: the search does not reach so far.
 MOST_DEGREES = 45.0
 #: A scan on the reference's own grid would be resampled for nothing by a fit that moves the head less than this, mm.
@@ -119,7 +129,8 @@ def register_study(
 ) -> list[RigidRegistration]:
     """Rigid registrations of a study's scans to its reference.
 
-    Never worse than the headers: a fit that does not agree better is not accepted, and the header's geometry stays.
+    A fit that does not agree better than the header is not accepted, and the header's geometry stays. Where one scan
+    shows a part of the head only, it has to agree clearly better.
 
     Args:
         fixed: the reference, ``(array (i, j, k), affine (4, 4))``, RAS+ mm; skull on or off.
@@ -139,18 +150,17 @@ def register_study(
     if names and len(names) != len(moving):
         raise SettingError(f"{len(names)} names for {len(moving)} moving scans: give one each, or none")
     image = checked(fixed, reference_name)
-    coarse, fine = reference_of(image), reference_of(image, FIT_MM)
-    target = average_blocks(image, FIT_MM)
+    centre_mm = reference_of(image).centre_mm
     found = []
     for number, scan in enumerate(moving):
         name = names[number] if names else f"moving scan {number + 1}"
         other = checked(scan, name)
-        matrix = _start(coarse, average_blocks(other, CHECK_MM))
-        small = average_blocks(other, FIT_MM)
+        coarse = pair_of(image, other)
+        start = _start(coarse, other, centre_mm)
         with one_thread(sitk):
-            fit = _descend(sitk, target, small, matrix, coarse.centre_mm)
+            fit = _fit(sitk, image, other, coarse, start)
         on_one_grid = geometry.same_grid(image.array.shape, image.affine, other.array.shape, other.affine)
-        found.append(_judge(fine, small, [matrix, fit], name, on_one_grid))
+        found.append(_judge(pair_of(image, other, FIT_MM), [start, fit], name, on_one_grid, centre_mm))
         log.debug("%s: %s", name, found[-1].reason)
     return found
 
@@ -185,21 +195,36 @@ def place(scan: LoadedScan, reference: LoadedScan, name: str, reference_name: st
     return Placement(affine, {"registration": found.as_json()}, settled=True)
 
 
-def _start(reference: Reference, moving: Grid) -> geometry.Array:
+def _start(pair: Pair, moving: Grid, centre_mm: geometry.Array) -> geometry.Array:
     """Where the descent starts: the search's result from the header, or from what else lies far and agrees better."""
-    best = search(reference, moving, np.eye(4))
-    value = agreement(reference, moving, best).nmi
-    heads = geometry.apply(moving.affine, np.argwhere(head_of(moving)).mean(axis=0))
+
+    def worth(matrix: geometry.Array) -> float:
+        found = pair.agreement(matrix)
+        return found.nmi if found.overlap >= BELIEVED_OVERLAP else 1.0
+
+    best = pair.search(np.eye(4))
+    value = worth(best)
+    small = average_blocks(moving, CHECK_MM)
+    heads = geometry.apply(small.affine, np.argwhere(head_of(small)).mean(axis=0))
     for centre in (heads, geometry.centre_mm(moving.array.shape, moving.affine)):
         start = np.eye(4)
-        start[:3, 3] = centre - reference.centre_mm
+        start[:3, 3] = centre - centre_mm
         if np.linalg.norm(start[:3, 3]) < OTHER_START_MM:
             continue
-        other = search(reference, moving, start)
-        reached = agreement(reference, moving, other).nmi
+        other = pair.search(start)
+        reached = worth(other)
         if reached - 1 > OTHER_START_GAIN * (value - 1):
             best, value = other, reached
     return best
+
+
+def _fit(sitk: Any, fixed: Grid, moving: Grid, pair: Pair, start: geometry.Array) -> geometry.Array:
+    """The matrix after the descent, over the compared head."""
+    fixed, moving = (average_blocks(image, FIT_MM) for image in (fixed, moving))
+    centre_mm = pair.compared.centre_mm
+    if pair.turned:
+        return np.linalg.inv(_descend(sitk, moving, fixed, np.linalg.inv(start), centre_mm))
+    return _descend(sitk, fixed, moving, start, centre_mm)
 
 
 def _descend(sitk: Any, fixed: Grid, moving: Grid, start: geometry.Array, centre_mm: geometry.Array) -> geometry.Array:
@@ -232,37 +257,53 @@ def _descend(sitk: Any, fixed: Grid, moving: Grid, start: geometry.Array, centre
 
 
 def _judge(
-    reference: Reference, moving: Grid, candidates: Sequence[geometry.Array], name: str, on_one_grid: bool
+    pair: Pair, candidates: Sequence[geometry.Array], name: str, on_one_grid: bool, centre_mm: geometry.Array
 ) -> RigidRegistration:
     """The best candidate if it is better than the header, else the header."""
-    before = agreement(reference, moving, np.eye(4))
-    best = max(candidates, key=lambda matrix: agreement(reference, moving, matrix).nmi)
-    after = agreement(reference, moving, best)
-    degrees = _degrees(best)
-    doubtful = after.nmi < LEAST_NMI or degrees > MOST_DEGREES
-    if after.nmi < LEAST_NMI:
-        doubt = f"nothing in common was found: the agreement is {after.nmi:.3f} at best"
-    elif degrees > MOST_DEGREES:
-        doubt = f"the best fit turns the head by {degrees:.0f} degrees, more than {MOST_DEGREES:.0f}"
-    elif after.nmi - 1 < LEAST_GAIN * (before.nmi - 1):
-        doubt = f"no fit agrees better than the headers, {before.nmi:.3f}"
-    elif on_one_grid and moved_mm(best, reference.box_mm) < LEAST_MOVED_MM:
+    before = pair.agreement(np.eye(4))
+    best = max([np.eye(4), *candidates], key=lambda matrix: pair.agreement(matrix).nmi)
+    after, moved, degrees = pair.agreement(best), pair.moved_mm(best), _degrees(best)
+    doubt = _disbelief(pair, after, moved, degrees)
+    doubtful = bool(doubt)
+    if not doubt and after.nmi - 1 < (PARTIAL_GAIN if pair.share < PARTIAL else LEAST_GAIN) * (before.nmi - 1):
+        doubt = f"no fit agrees clearly better than the headers, {before.nmi:.3f}"
+    elif not doubt and on_one_grid and moved < LEAST_MOVED_MM:
         doubt = f"it lies on the reference's grid, and the best fit moves it by less than {LEAST_MOVED_MM:g} mm"
-    else:
-        doubt = ""
     if doubt and before.overlap < LEAST_OVERLAP:
         raise InputError(
-            f"{name} shares {before.overlap:.0%} of the reference's head by its header, and {doubt}",
+            f"{name} shares {before.overlap:.0%} of the head by its header, and {doubt}",
             "Check that both are of one head, and that no header was lost; or leave the scan out.",
         )
     if doubt:
         still = (0.0, 0.0, 0.0)
         return RigidRegistration(np.eye(4), 0.0, still, before, before, 0.0, False, f"{_KEPT}{doubt}", doubtful)
-    way = geometry.apply(best, reference.centre_mm) - reference.centre_mm
-    moved = moved_mm(best, reference.box_mm)
+    way = geometry.apply(best, centre_mm) - centre_mm
     reason = f"agreement {before.nmi:.3f} became {after.nmi:.3f}, the head moved by up to {moved:.1f} mm"
     shift = (float(way[0]), float(way[1]), float(way[2]))
     return RigidRegistration(best, degrees, shift, before, after, moved, True, reason)
+
+
+def _disbelief(pair: Pair, found: Agreement, moved: float, degrees: float) -> str:
+    """Why the best place cannot be believed; empty if it can."""
+    if found.nmi < LEAST_NMI:
+        return f"nothing in common was found: the agreement is {found.nmi:.3f} at best"
+    if pair.share < LEAST_SHARE:
+        return f"one scan shows {pair.share:.1%} of the head that the other shows, too little to tell a place by"
+    if found.nmi < BELIEVED_NMI:
+        return (
+            f"too little in common was found: the agreement is {found.nmi:.3f} at best, less than {BELIEVED_NMI}, "
+            "as if one scan were stored upside down or back to front"
+        )
+    if degrees > MOST_DEGREES:
+        return f"the best fit turns the head by {degrees:.0f} degrees, more than {MOST_DEGREES:.0f}"
+    if found.overlap < BELIEVED_OVERLAP:
+        return f"the best fit leaves {found.overlap:.0%} of the head to compare, less than {BELIEVED_OVERLAP:.0%}"
+    if pair.share < PARTIAL and moved > FAR_MM and found.nmi < FAR_NMI:
+        return (
+            f"one scan shows {pair.share:.0%} of the head that the other shows, and the best fit, agreement "
+            f"{found.nmi:.3f}, moves it by {moved:.0f} mm"
+        )
+    return ""
 
 
 def _degrees(matrix: geometry.Array) -> float:
