@@ -20,7 +20,7 @@ from neurobundle.prepare import N4Settings, find_bias_field, n4
 SHAPE = (240, 240, 155)
 #: To see that it runs; ours shrinks smaller images less than it is told. And where both must find the same field.
 SMALL_SHAPE, SAME_SHAPE = (64, 72, 64), (48, 48, 40)
-#: What a clinic's coil does: some 40 % from one side of the head to the other.
+#: Iterations at most, of each level.
 LEVELS = (50, 50, 50, 50)
 
 

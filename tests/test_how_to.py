@@ -100,6 +100,7 @@ def test_training_data_page(tmp_path: Path, make_pair: Maker) -> None:
         nib.save(nib.Nifti1Image(nested_head().numpy(), np.diag([4.0, 4, 4, 1])), tmp_path / f"labelmaps/{name}.nii.gz")
     commands = blocks("docs/how-to/training-data.md")
     commands[0] = commands[0].replace("blocks:10", "blocks:1").replace("store=store", "store=store --config smoke")
+    commands[1] = commands[1].replace("bias_field=n4", "bias_field=n4 --config smoke")
     run_all(commands, tmp_path)
     assert (tmp_path / "out" / "fold0" / "final.pt").is_file()
     assert len(json.loads((tmp_path / "store" / "index.json").read_text())["cases"]) == 10

@@ -209,3 +209,16 @@ def test_a_value_of_the_wrong_kind_says_what_was_wrong(
     assert main([*words, "learning_rate=-1"]) == 1
     assert "Invalid learning rate: -1" in caplog.text
     assert "_mode_" not in caplog.records[-1].getMessage()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["convert", "in", "-o", "out", "--channels", "T1,FLAIR", "--4d"],
+        ["check", "in", "--channels", "T1,FLAIR", "--label-values", "0,1"],
+    ],
+    ids=["4d", "label-values"],
+)
+def test_what_means_nothing_for_channels_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    assert "means nothing with --channels" in capsys.readouterr().err

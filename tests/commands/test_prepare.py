@@ -62,7 +62,7 @@ def test_the_command_says_what_it_did(
     data, store = small_datalist(tmp_path, make_pair), tmp_path / "store"
     words = ["prepare", BUNDLE, "--data", str(data), "-o", str(store), "--dtype", "float32", "--workers", "2"]
     assert main(words) == 0
-    assert f"4 of 4 cases in the store: {store}" in capsys.readouterr().out
+    assert f"4 of 4 cases can be trained on: {store}" in capsys.readouterr().out
     longest = max(store.glob("*.npy"), key=lambda path: path.stat().st_size)
     longest.write_bytes(longest.read_bytes()[:100])
     caplog.clear()
@@ -72,7 +72,7 @@ def test_the_command_says_what_it_did(
     assert "made again" in line
     (tmp_path / "images" / "case_1.nii.gz").write_bytes(b"")
     assert main(words) == 3
-    assert "3 of 4 cases in the store" in capsys.readouterr().out
+    assert "3 of 4 cases can be trained on" in capsys.readouterr().out
 
 
 def test_again_does_nothing(tmp_path: Path, make_pair: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_8_a_missing_file_stops_no_other_case(
     words = ["prepare", BUNDLE, "--data", str(data), "-o", str(tmp_path / "store")]
     (tmp_path / "labels" / "case_2.nii.gz").unlink()
     assert main(words) == 3
-    assert "3 of 4 cases in the store" in capsys.readouterr().out
+    assert "3 of 4 cases can be trained on" in capsys.readouterr().out
     (error,) = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert "ERROR case_2 " in error
     assert "case_2.nii.gz: there is no such file" in error
@@ -149,7 +149,7 @@ def test_9_a_case_under_two_names(
     content["training"].append({**content["training"][0], "case": "again", "subject": "again", "fold": 1})
     data.write_text(json.dumps(content))
     assert main(["prepare", BUNDLE, "--data", str(data), "-o", str(tmp_path / "store")]) == 0
-    assert "5 of 5 cases in the store" in capsys.readouterr().out
+    assert "5 of 5 cases can be trained on" in capsys.readouterr().out
     cases = read_index(tmp_path / "store")["cases"]
     assert cases["again"]["item"] == {"subject": "again", "fold": 1}
     assert cases["case_0"]["item"]["subject"] != "again"

@@ -22,6 +22,7 @@ __getattr__, __all__ = attach(
         "RandSpikesd": "kspace",
         "RandThickSlicesd": "artefacts",
         "SynthesizeHeadd": "synthesis",
+        "deform_labels": "deform",
         "draw_head": "head_plan",
         "draw_tumour": "lesions",
         "draw_white_matter_lesions": "lesions",

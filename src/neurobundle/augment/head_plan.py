@@ -56,15 +56,15 @@ class HeadSettings:
     def __post_init__(self) -> None:
         check_grid(self.shape, self.spacing_mm)
         check_sequences(self.sequences)
-        for name, right in (
-            ("contrast", self.contrast in ("priors", "random")),
-            ("tumour", 0 <= self.tumour <= 1),
-            ("thick", 0 <= self.thick <= 1),
-            ("white_matter_lesions", self.white_matter_lesions >= 0),
-            *((name, getattr(self, name) >= 0) for name in ("bias", "noise", "thick_mm", "gamma")),
+        for name, right, wanted in (
+            ("contrast", self.contrast in ("priors", "random"), "priors or random"),
+            ("tumour", 0 <= self.tumour <= 1, "a probability"),
+            ("thick", 0 <= self.thick <= 1, "a probability"),
+            ("white_matter_lesions", self.white_matter_lesions >= 0, "0 or more"),
+            *((name, getattr(self, name) >= 0, "0 or more") for name in ("bias", "noise", "thick_mm", "gamma")),
         ):
             if not right:
-                raise SettingError(f"{name} is {getattr(self, name)!r}", "See neurobundle.augment.HeadSettings.")
+                raise SettingError(f"{name} is {getattr(self, name)!r}", f"Give {wanted}.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,9 +4,9 @@ Every transform here is random, is used in training only, and is reseeded by
 :class:`neurobundle.train.ReseedHandler` at each epoch's start. A label map keeps its values: it is only ever
 sampled with the nearest neighbour.
 
-Two recipes: :func:`mri_augmentation` is the one that shipped weights were trained with, of MONAI's transforms, and with
-``house: true`` the same steps by ours, several times as fast; :func:`mri_artefacts` is all that a scanner may do to an
-image, for networks that should bear it.
+Two recipes: :func:`mri_augmentation`, of MONAI's transforms, or with ``house: true`` the same steps by this library's,
+several times as fast (the shipped weights'); :func:`mri_artefacts` is what a scanner may do to an image, for networks
+that should bear it.
 """
 
 from __future__ import annotations
@@ -55,8 +55,9 @@ def mri_augmentation(
         patch_size: voxels of the patch; a smaller volume is padded to it, a larger one cropped at random.
         rotation_deg: largest rotation about each axis.
         flip_axes: spatial axes along which a mirror image is as plausible as the image (0 is left-right).
-        house: the same steps by this library's transforms. What is drawn differs in distribution, so that the
-            numbers of weights that were trained without it say nothing about training with it.
+        house: the same steps by this library's transforms. What is drawn differs in distribution, and what lies
+            beyond the image is its edge, so that an inferer wants ``padding_mode: replicate``
+            (docs/decisions/0008-inference-pads-as-training-does.md).
 
     Returns:
         A ``Compose`` of dictionary transforms.
@@ -121,7 +122,8 @@ def mri_artefacts(
 ) -> Compose:
     """What a scan may suffer, in the order in which it does: contrast, coil, resolution, motion, spikes, noise.
 
-    Each comes by itself, with a probability of .1 to .3; two images in three have at least one.
+    Each comes by itself, with a probability of .05 to .3; three images in four have at least one. Boxes are cut
+    out by :class:`neurobundle.augment.RandCutoutd` alone.
 
     Args:
         image_key: an image, channel first, normalised or not; channels are spoilt apart.

@@ -1,4 +1,4 @@
-"""The ``neurobundle`` command. Each subcommand calls one function of ``neurobundle.commands``.
+"""The ``neurobundle`` command. Each subcommand calls a function of ``neurobundle.commands`` or of a room.
 
 Nothing heavy is imported before a subcommand needs it, so that ``neurobundle --help`` answers at once.
 """

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from neurobundle.cli.console import command, say
 from neurobundle.errors import ExitCode
-
-logger = logging.getLogger(__name__)
 
 
 def add_list(commands: Any) -> None:

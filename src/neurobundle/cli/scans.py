@@ -40,6 +40,10 @@ def _check(options: argparse.Namespace) -> int:
     if bool(options.paths) == bool(options.datalist):
         raise SettingError("check wants either paths or --datalist", "For example: neurobundle check data.")
     known = whole_numbers(options.label_values)
+    if options.channels and known is not None:
+        raise SettingError(
+            "--label-values means nothing with --channels", "Check the label maps in a run of their own."
+        )
     if options.datalist:
         from neurobundle.load.gate import Policy
 
@@ -91,6 +95,8 @@ def _convert(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     _need_channels(options)
+    if options.channels and options.series_as_4d:
+        raise SettingError("--4d means nothing with --channels", "A study's channels are 3D; leave it out.")
     policy = replace(_policy(options), real_world=options.real_world)
     if options.channels:
         from neurobundle.commands.studies import convert_studies

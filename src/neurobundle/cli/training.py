@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 from typing import Any
 
 from neurobundle.cli.console import command, config_options, engine_options, progress, say, settings_of, whole_numbers
 from neurobundle.errors import ExitCode, exit_code
-
-logger = logging.getLogger(__name__)
 
 
 def add_split(commands: Any) -> None:
@@ -95,7 +92,7 @@ def _prepare(options: argparse.Namespace) -> int:
         settings=settings_of(options),
         progress=progress,
     )
-    say(f"{sum(passed.values())} of {len(passed)} cases in the store: {options.output}")
+    say(f"{sum(passed.values())} of {len(passed)} cases can be trained on: {options.output}")
     return int(exit_code(passed.values()))
 
 
@@ -117,6 +114,7 @@ def add_synthesize(commands: Any) -> None:
     sub.add_argument("--spacing", type=float, default=1.0, metavar="MM", help="the side of a voxel (1)")
     sub.add_argument("--no-skull", action="store_true", help="the brain alone")
     sub.add_argument("--contrast", choices=("priors", "random"), default="priors", help="as in MR, or any (priors)")
+    sub.add_argument("--device", default="cpu", metavar="cpu|cuda[:N]", help="where to make them (cpu)")
 
 
 def _synthesize(options: argparse.Namespace) -> int:
@@ -132,6 +130,7 @@ def _synthesize(options: argparse.Namespace) -> int:
         spacing=options.spacing,
         skull=not options.no_skull,
         contrast=options.contrast,
+        device=options.device,
         progress=progress,
     )
     say(f"{len(report.made)} heads made, {len(report.kept)} were there, {len(report.failed)} failed: {options.output}")

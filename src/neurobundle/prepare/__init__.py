@@ -10,7 +10,7 @@ __getattr__, __all__ = attach(
         "HistogramLandmarksd": "landmarks",
         "Landmarks": "landmarks",
         "N4BiasFieldCorrectiond": "bias_correction",
-        "N4Settings": "bias_field",
+        "N4Settings": "bias_settings",
         "NormalizeForegroundd": "intensity",
         "NormalizeIntensityd": "intensity",
         "PlaceError": "locate",

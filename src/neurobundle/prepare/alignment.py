@@ -67,7 +67,7 @@ MOST_ROUNDS = 30
 #: up to 2.1 mm. Measured on untouched studies: at most 2.1 mm.
 SUSPICIOUS_MM = 3.0
 #: ... and so has one whose agreement above 1 is less than this many times the header's. Measured: untouched studies
-#: at most 1.03; 2 mm and 2 degrees at least 1.35; 5 mm and 5 degrees at least 1.4.
+#: at most 1.03; 2 mm and 2 degrees at least 1.24; 5 mm and 5 degrees at least 1.86.
 SUSPICIOUS_GAIN = 1.05
 #: Two scans that agree less than this even at their best have nothing in common. Measured: noise 1.001, two contrasts
 #: of one head at least 1.10.

@@ -223,10 +223,9 @@ def read_index(folder: Path, quiet: bool = False) -> dict[str, Any]:
         folder: the store.
         quiet: say nothing.
     """
-    empty: dict[str, Any] = {"format": FORMAT, "dtype": DTYPES[0], "cases": {}}
     path = folder / INDEX
     if not path.exists():
-        return empty
+        return {"format": FORMAT, "dtype": _dtype_of_arrays(folder), "cases": {}}
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         right = index["format"] == FORMAT and index["dtype"] in DTYPES
@@ -236,8 +235,20 @@ def read_index(folder: Path, quiet: bool = False) -> dict[str, Any]:
     if not right:
         if not quiet:
             logger.warning("the store's index cannot be used (%s); its entries are made again", path)
-        return empty
+        return {"format": FORMAT, "dtype": _dtype_of_arrays(folder), "cases": {}}
     return {**index, "cases": cases}
+
+
+def _dtype_of_arrays(folder: Path) -> str:
+    """What the arrays of a store are that has lost its index, so that a float32 store stays one; else float16."""
+    for path in sorted(folder.glob("*.npy")):
+        try:
+            found = str(np.load(path, mmap_mode="r", allow_pickle=False).dtype)
+        except (OSError, ValueError):
+            continue
+        if found in DTYPES:
+            return found
+    return DTYPES[0]
 
 
 def damage(folder: Path, entry: Entry) -> str:

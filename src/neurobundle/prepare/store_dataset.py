@@ -8,7 +8,6 @@ likely as another, else a background voxel; then moved so far that the crop lies
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ from neurobundle.errors import InputError, SettingError, ours_in
 from neurobundle.load.datalist import fold_items
 from neurobundle.prepare.store import FOREGROUND, MOST_POSITIONS, Entry, Store, file_name, read_index
 from neurobundle.prepare.store_key import case_of
-
-logger = logging.getLogger(__name__)
 
 #: Under this name an item carries the key of its entry.
 ENTRY = "store_entry"

@@ -30,7 +30,7 @@ from monai.data import MetaTensor
 from neurobundle.errors import SettingError
 
 #: Who prepares a case; their versions stand for their code.
-PACKAGES = ("neurobundle", "monai", "torch", "numpy", "nibabel")
+PACKAGES = ("neurobundle", "monai", "torch", "numpy", "nibabel", "scipy", "SimpleITK", "scikit-image")
 #: What is described where it is met first.
 _CODE = (type, types.FunctionType, functools._lru_cache_wrapper)
 #: The places of a class's own attributes.

@@ -27,7 +27,7 @@ _FILES = ("image", "label")
 
 
 def case_of(item: Mapping[str, Any]) -> str:
-    """The case's name; for items without one, as other programs make them, that of its first file's hash."""
+    """The case's name; for items without one, as other programs make them, that of a hash of its image's path."""
     return str(item.get("case") or f"case-{digest(str(item.get('image')))[:8]}")
 
 
