@@ -23,5 +23,5 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = path.read_text().replace("network_size: full", "network_size: tiny")
         # What a network that knows nothing finds is never plausible.
         text = text.replace("plausible:\n  _target_: neurobundle.postprocess.HippocampusCheck\n", "")
-        path.write_text(text.replace("window: [48, 64, 48]", "window: [24, 24, 24]"))
+        path.write_text(text.replace("window: [40, 56, 40]", "window: [24, 24, 24]"))
     return folder

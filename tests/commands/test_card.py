@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from neurobundle.cli import main
-from neurobundle.commands.card import score_tables
+from neurobundle.commands.card import draw_worst, score_tables
 from neurobundle.measure import read_scores, summarise, write_scores
 from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 
 from ..conftest import BUNDLES
+from ..helpers import Maker
 
 WITH_RESULTS = [bundle for bundle in BUNDLES if (bundle / "docs" / "results" / "summary.json").exists()]
 
@@ -131,3 +134,16 @@ def test_other_files_change_nothing(spoil, says: str, tmp_path: Path, caplog: py
     assert says in caplog.text
     assert (copy / "docs" / "README.md").read_bytes() == before
     assert (copy / "docs" / "results" / "summary.json").exists()
+
+
+def test_the_worst_cases_are_drawn_whatever_their_images_hold(tmp_path: Path, make_pair: Maker) -> None:
+    """An image of fractions is no label map, and is not read as one."""
+    image, label = make_pair(tmp_path, "one")
+    scan = nib.load(image)
+    nib.save(nib.Nifti1Image(scan.get_fdata().astype(np.float32) + 0.25, scan.affine), image)
+    blank = dict.fromkeys(("hd95_mm", "nsd", "iou", "sensitivity", "precision", "hd_mm", "assd_mm"), 0.0)
+    score = Score("one", "blob", dice=0.5, volume_ml=1.0, reference_ml=1.0, status="ok", **blank)
+    items = {"one": {"image": str(image), "label": str(label)}}
+    (drawn,) = draw_worst(tmp_path / "pictures", [score], items, {"one": label})
+    assert drawn.name == "worst-1.png"
+    assert drawn.stat().st_size > 0

@@ -192,9 +192,8 @@ def draw_worst(
     worst = sorted(drawable, key=lambda case: float(np.nanmean(by_case[case])))[:WORST_CASES]
     written = []
     for number, case in enumerate(worst, start=1):
-        image, truth, found = (
-            read_scan(Path(p), LABEL) for p in (_first(items[case]["image"]), items[case]["label"], predictions[case])
-        )
+        image = read_scan(Path(_first(items[case]["image"])))
+        truth, found = (read_scan(Path(path), LABEL) for path in (items[case]["label"], predictions[case]))
         views = [View.of(image.data, labels.data, image.affine) for labels in (truth, found)]
         shown = ", ".join(f"{dice:.2f}" for dice in by_case[case])
         rows = [
