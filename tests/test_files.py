@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from neurobundle.errors import EnvironmentFault
-from neurobundle.files import write_atomic, write_json
+from neurobundle.files import require_writable, sweep_folder, write_atomic, write_json
 
 
 def test_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -27,6 +27,26 @@ def test_a_folder_that_is_a_file_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFault, match="cannot be written") as caught:
         write_json(tmp_path / "out" / "report.json", {})
     assert "-o" in caught.value.way_out
+
+
+def test_who_is_killed_while_proving_a_folder_leaves_litter_that_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    child = os.fork()
+    if child == 0:
+        require_writable(tmp_path)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    monkeypatch.undo()
+    assert len(list(tmp_path.iterdir())) == 1
+    assert sweep_folder(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_proving_that_a_folder_can_be_written_leaves_nothing(tmp_path: Path) -> None:
+    require_writable(tmp_path / "deep")
+    assert list((tmp_path / "deep").iterdir()) == []
 
 
 @pytest.mark.slow

@@ -78,7 +78,7 @@ def write_atomic(path: Path, content: bytes, check: Callable[[Path], None] | Non
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and prove that a file can be written there.
+    """Make a folder, and prove that a file can be made there; the file that proves it is litter if we are killed.
 
     Args:
         folder: made if need be.
@@ -86,13 +86,13 @@ def require_writable(folder: Path) -> None:
     Raises:
         EnvironmentFault: if it cannot be.
     """
-    probe = folder / f".neurobundle-probe-{os.getpid()}"
     try:
-        write_atomic(probe, b"")
-    except EnvironmentFault as error:
-        error.file = str(folder)
-        raise
-    probe.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, probe = _claim(folder / "probe")
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise fault(folder, error) from error
+    os.close(handle)
 
 
 def sweep(path: Path) -> None:
