@@ -22,7 +22,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
 from neurobundle.augment.acquisition import acquire, normal
-from neurobundle.augment.deform import Warp, smooth_field
+from neurobundle.augment.deform import Warp, smooth_field, swap_sides
 from neurobundle.augment.head_plan import HeadSettings, Plan, draw_head, grid_affine, settings_of
 from neurobundle.augment.lesions import (
     Lesion,
@@ -38,7 +38,7 @@ from neurobundle.augment.lesions import (
     place_of,
     radius_map,
 )
-from neurobundle.augment.tissues import BRAIN, INDEX, TISSUE_OF, Contrast, tissues_of
+from neurobundle.augment.tissues import BRAIN, INDEX, MIRRORED, TISSUE_OF, Contrast, tissues_of
 from neurobundle.errors import InputError, SettingError
 
 #: The brightness of white matter where a scanner's arbitrary unit is wanted.
@@ -55,12 +55,14 @@ class Head(NamedTuple):
         label: ``(i, j, k)`` uint8, BraTS 2023's numbers: 1 core, 2 oedema, 3 enhancing.
         tissue: ``(i, j, k)`` uint8, numbers of tissues, without lesions.
         spots: ``(i, j, k)`` bool: white-matter lesions, which are no tumour.
+        anatomy: ``(i, j, k)``: the label map's numbers, deformed and pushed aside; sides are named right.
     """
 
     images: torch.Tensor
     label: torch.Tensor
     tissue: torch.Tensor
     spots: torch.Tensor
+    anatomy: torch.Tensor
 
 
 def synthesize_head(
@@ -83,10 +85,11 @@ def synthesize_head(
     with torch.no_grad():
         settings = plan.settings
         warp = Warp(labels, spacing_mm, plan.deformation, settings.shape, settings.spacing_mm, _about(labels, table))
-        tissue = tissues_of(warp.sample(), table)
+        anatomy = warp.sample()
+        tissue = tissues_of(anatomy, table)
         pushed = torch.zeros((3, *tissue.shape), device=tissue.device)
         painted, spots = (
-            [one for lesion in lesions for one in _grown(lesion, tissue, warp, table, pushed, settings.spacing_mm)]
+            [one for lesion in lesions for one in _grown(lesion, tissue, anatomy, warp, table, pushed, plan)]
             for lesions in (plan.tumours, plan.spots)
         )
         label = _labels(painted, tissue)
@@ -101,7 +104,9 @@ def synthesize_head(
             acquire(_bright(shown, lesions, contrast, generator), acquisition, settings.spacing_mm, generator, mask)
             for contrast, acquisition in zip(plan.contrasts, plan.acquisitions, strict=True)
         ]
-        return Head(torch.stack(images), label, tissue, spot_mask & (label == 0))
+        if np.linalg.det(plan.deformation.matrix) < 0:
+            anatomy = swap_sides(anatomy, MIRRORED)
+        return Head(torch.stack(images), label, tissue, spot_mask & (label == 0), anatomy)
 
 
 def _about(labels: torch.Tensor, table: Mapping[int, int]) -> tuple[list[int], list[int]]:
@@ -120,12 +125,17 @@ def _about(labels: torch.Tensor, table: Mapping[int, int]) -> tuple[list[int], l
 def _grown(
     lesion: Lesion,
     tissue: torch.Tensor,
+    anatomy: torch.Tensor,
     warp: Warp,
     table: Mapping[int, int],
     pushed: torch.Tensor,
-    spacing_mm: Sequence[float],
+    plan: Plan,
 ) -> list[Painted]:
-    """One lesion in a head; nothing if there is no place. ``tissue`` gives way, ``pushed`` adds up, both in place."""
+    """One lesion in a head; nothing if there is no place.
+
+    ``tissue`` and ``anatomy`` give way, and ``pushed`` adds up, all in place.
+    """
+    spacing_mm = plan.settings.spacing_mm
     middle = place_of(lesion, tissue, spacing_mm)
     if middle is None:
         return []
@@ -134,7 +144,8 @@ def _grown(
         radius = radius_map(lesion, middle, box, spacing_mm, tissue.device)
         shift = pushed[(slice(None), *box)]
         shift += mass_effect(lesion, middle, box, radius, freedom(tissue[box], spacing_mm))
-        tissue[box] = tissues_of(warp.sample(box, shift), table)
+        anatomy[box] = warp.sample(box, shift)
+        tissue[box] = tissues_of(anatomy[box], table)
     return [paint(lesion, middle, box, tissue[box], spacing_mm)]
 
 
@@ -200,7 +211,9 @@ class SynthesizeHeadd(Randomizable, MapTransform):
 
     Args:
         keys: label maps, ``(1, i, j, k)`` or ``(i, j, k)``, in RAS axes; each gives an image under the same key.
-        label_key: where the tumour labels go; one head has one.
+        label_key: where the labels go; one head has one map.
+        anatomy: FreeSurfer's number -> label, for a network that learns anatomy: the labels are then these, and 0
+            elsewhere. None for those of the tumour.
         settings: fields of :class:`HeadSettings`, or one.
         device: where to work; the label map's if None. What is returned lies there.
         allow_missing_keys: as in MONAI.
@@ -214,6 +227,7 @@ class SynthesizeHeadd(Randomizable, MapTransform):
         keys: KeysCollection,
         label_key: str = "label",
         settings: HeadSettings | Mapping[str, Any] | None = None,
+        anatomy: Mapping[int, int] | None = None,
         device: str | torch.device | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
@@ -222,6 +236,7 @@ class SynthesizeHeadd(Randomizable, MapTransform):
             raise SettingError(f"keys are {self.keys!r}", "Give one key: that of the label map.")
         self.settings = settings_of(settings)
         self.label_key, self.device = label_key, device
+        self.anatomy = None if anatomy is None else {int(key): int(value) for key, value in anatomy.items()}
         self.plan: Plan | None = None
 
     def randomize(self, data: Any = None) -> None:
@@ -244,7 +259,8 @@ class SynthesizeHeadd(Randomizable, MapTransform):
             meta = {"synthesized": True, "sequences": list(self.settings.sequences)}
             grid = torch.as_tensor(grid_affine(self.settings))
             result[key] = MetaTensor(head.images, affine=grid, meta=dict(meta))
-            result[self.label_key] = MetaTensor(head.label[None], affine=grid, meta=dict(meta))
+            label = head.label if self.anatomy is None else renumbered(head.anatomy, self.anatomy)
+            result[self.label_key] = MetaTensor(label[None], affine=grid, meta=dict(meta))
         return result
 
     def _head(self, given: Any, plan: Plan) -> Head:
@@ -256,3 +272,16 @@ class SynthesizeHeadd(Randomizable, MapTransform):
             raise InputError("the label map's axes are not R, A and S", 'Put Orientationd(axcodes="RAS") before.')
         steps = np.linalg.norm(affine[:3, :3], axis=0)
         return synthesize_head(values.to(self.device or values.device), plan, steps)
+
+
+def renumbered(labels: torch.Tensor, numbers: Mapping[int, int]) -> torch.Tensor:
+    """A label map in other numbers, 0 for those without one.
+
+    >>> renumbered(torch.tensor([0, 17, 53, 2]), {17: 1, 53: 2}).tolist()
+    [0, 1, 2, 0]
+    """
+    table = torch.zeros(int(labels.max()) + 1, dtype=torch.uint8, device=labels.device)
+    for number, label in numbers.items():
+        if number < len(table):
+            table[number] = label
+    return table[labels.to(torch.int64)]

@@ -147,7 +147,7 @@ def info(bundle: str | Path) -> dict[str, Any]:
         "modality": image.get("modality", NOT_STATED),
         "channels": image.get("channel_def", {}),
         "spatial_shape": image.get("spatial_shape", []),
-        "labels": pred.get("channel_def", {}),
+        "labels": pred.get("label_def", pred.get("channel_def", {})),
         "requires": {
             **{name: metadata.get(f"{name}_version", NOT_STATED) for name in ("monai", "pytorch", "numpy")},
             **_mapping(metadata.get("required_packages_version")),

@@ -9,5 +9,6 @@ __getattr__, __all__ = attach(
         "load_weights": "weights",
         "residual_unet": "unets",
         "save_weights": "weights",
+        "strided_unet": "unets",
     },
 )

@@ -7,7 +7,7 @@ a strided ``monai.networks.nets.UNet`` of twice the filters stayed two to three 
 
 from __future__ import annotations
 
-from monai.networks.nets import DynUNet
+from monai.networks.nets import DynUNet, UNet
 
 from neurobundle.errors import SettingError, closest
 
@@ -53,4 +53,45 @@ def residual_unet(
         filters=filters,
         dropout=dropout,
         res_block=True,
+    )
+
+
+#: Filters per stage of :func:`strided_unet`.
+STRIDED_FILTERS: dict[str, tuple[int, ...]] = {"full": (16, 32, 64, 128, 256), "tiny": (4, 8, 16)}
+
+
+def strided_unet(
+    in_channels: int, out_channels: int, size: str = "full", spatial_dims: int = 3, residual_units: int = 2
+) -> UNet:
+    """A U-Net that halves the resolution in its first layer: four times as fast as :func:`residual_unet` on a head.
+
+    Args:
+        in_channels: image channels.
+        out_channels: classes or regions.
+        size: ``full`` or ``tiny`` (the keys of :data:`STRIDED_FILTERS`).
+        spatial_dims: 2 or 3.
+        residual_units: convolutions of each residual block; 0 gives the plain U-Net.
+
+    Returns:
+        A network from ``(batch, in_channels, i, j, k)`` to logits ``(batch, out_channels, i, j, k)``; i, j and k
+        must be multiples of 16 (``full``) or 4 (``tiny``).
+
+    Raises:
+        SettingError: for an unknown size.
+
+    Source: Kerfoot et al. 2018, residual U-Net, through MONAI's UNet.
+    """
+    if size not in STRIDED_FILTERS:
+        raise SettingError(
+            f"network_size must be one of {sorted(STRIDED_FILTERS)}, got {size!r}{closest(size, STRIDED_FILTERS)}",
+            "Change network_size.",
+        )
+    filters = STRIDED_FILTERS[size]
+    return UNet(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=filters,
+        strides=[2] * (len(filters) - 1),
+        num_res_units=residual_units,
     )

@@ -8,6 +8,7 @@ __getattr__, __all__ = attach(
         "BiasField": "bias_field",
         "DenoiseNonLocalMeansd": "denoise",
         "HistogramLandmarksd": "landmarks",
+        "LabelsToRegionsd": "label_regions",
         "Landmarks": "landmarks",
         "N4BiasFieldCorrectiond": "bias_correction",
         "N4Settings": "bias_settings",

@@ -1,7 +1,8 @@
 """Intensities made comparable.
 
 A *region* is where an intensity is measured: the *foreground*, where a volume has signal (its voxels above zero); a
-*mask* of the brain; or all of the volume. A head that was brain-extracted, or a crop that reaches over the edge of the
+*mask* of the brain; the *head*, what is bright enough to be no air, whether a scanner left noise there or zeros; or
+all of the volume. A head that was brain-extracted, or a crop that reaches over the edge of the
 scan, is zero elsewhere, and those zeros say nothing about the scanner; so percentiles, mean and standard deviation are
 taken over the region alone, and applied everywhere, channel by channel.
 """
@@ -22,10 +23,13 @@ from neurobundle.errors import InputError, SettingError, closest
 from neurobundle.prepare.peaks import SEQUENCES, white_stripe
 
 Method = Literal["zscore", "minmax", "percentile", "tissue_peak"]
-Region = Literal["foreground", "mask", "all"]
+Region = Literal["foreground", "head", "mask", "all"]
 
 #: A spread at or below this share of the mean absolute value is no contrast, but rounding.
 NO_CONTRAST = 1e-6
+
+#: Of the mean brightness of a head, what is darker is air: grey matter and fluid in T1 are above it.
+HEAD_SHARE = 0.3
 
 _EXCLUDE = "Is it a mask, or an empty scan? Exclude it."
 
@@ -43,6 +47,32 @@ def foreground(image: torch.Tensor) -> torch.Tensor:
     [False, True, False]
     """
     mask = image > 0
+    return mask if bool(mask.any()) else torch.ones_like(mask)
+
+
+def head_region(image: torch.Tensor) -> torch.Tensor:
+    """Where a volume is brighter than air: above a share of the mean brightness of what is itself above it.
+
+    The threshold is a fixed point, so that neither noise in the air nor the size of the field of view moves it.
+
+    Args:
+        image: any shape.
+
+    Returns:
+        A boolean tensor of the same shape, not empty.
+
+    >>> head_region(torch.tensor([0.0, 1.0, 0.0, 1.0, 90.0, 110.0])).tolist()
+    [False, False, False, False, True, True]
+    """
+    sample = image.flatten()[:: max(1, image.numel() // 2**18)]
+    threshold = float(sample.mean()) * HEAD_SHARE
+    for _ in range(50):
+        above = sample[sample > threshold]
+        moved = float(above.mean()) * HEAD_SHARE if len(above) else threshold
+        if abs(moved - threshold) <= 1e-4 * abs(moved):
+            break
+        threshold = moved
+    mask = image > threshold
     return mask if bool(mask.any()) else torch.ones_like(mask)
 
 
@@ -212,7 +242,7 @@ class ChannelTransformd(MapTransform):
 
     Args:
         keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
-        region: ``foreground``, ``mask`` or ``all``.
+        region: ``foreground``, ``head``, ``mask`` or ``all``.
         mask_key: for ``mask``: a mask on the same grid, of one channel for all, or of as many as the image has.
         allow_empty: leave a channel that is 0 everywhere as it is: one that a study lacks.
         allow_missing_keys: as in MONAI.
@@ -261,10 +291,7 @@ class ChannelTransformd(MapTransform):
         values = checked_volume(channel)
         if self.allow_empty and not values.any():
             return values
-        if mask is not None:
-            where = checked_mask(values, mask)
-        else:
-            where = foreground(values) if self.region == "foreground" else torch.ones_like(values, dtype=torch.bool)
+        where = _REGIONS[self.region](values) if mask is None else checked_mask(values, mask)
         return self.one(values, where, number)
 
     def _masks(self, data: Mapping[Hashable, Any], channels: int) -> Sequence[torch.Tensor | None]:
@@ -278,8 +305,15 @@ class ChannelTransformd(MapTransform):
         return masks if len(masks) == channels else masks * channels
 
 
+_REGIONS = {
+    "foreground": foreground,
+    "head": head_region,
+    "all": lambda image: torch.ones_like(image, dtype=torch.bool),
+}
+
+
 class NormalizeForegroundd(ChannelTransformd):
-    """Percentile clip, then z-score, both measured over the foreground, channel by channel.
+    """Percentile clip, then z-score, both measured over the foreground (or a head), channel by channel.
 
     The array's own mean and spread are gone afterwards; the input tensor is never changed in place.
 
@@ -287,6 +321,7 @@ class NormalizeForegroundd(ChannelTransformd):
         keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
         lower: percentile to clip at from below.
         upper: percentile to clip at from above.
+        region: ``foreground`` or ``head``.
         allow_empty: leave a channel that is 0 everywhere as it is: one that a study lacks, for a network that can do
             without.
         allow_missing_keys: as in MONAI.
@@ -300,10 +335,11 @@ class NormalizeForegroundd(ChannelTransformd):
         keys: KeysCollection,
         lower: float = 0.5,
         upper: float = 99.5,
+        region: Region = "foreground",
         allow_empty: bool = False,
         allow_missing_keys: bool = False,
     ) -> None:
-        super().__init__(keys, allow_empty=allow_empty, allow_missing_keys=allow_missing_keys)
+        super().__init__(keys, region, allow_empty=allow_empty, allow_missing_keys=allow_missing_keys)
         self.lower, self.upper = lower, upper
 
     def one(self, channel: torch.Tensor, mask: torch.Tensor, number: int) -> torch.Tensor:
@@ -317,7 +353,7 @@ class NormalizeIntensityd(ChannelTransformd):
     Args:
         keys: images, each channel first: ``(channel, i, j, k)`` or ``(channel, i, j)``.
         method: ``zscore``, ``minmax``, ``percentile`` or ``tissue_peak``.
-        region: ``foreground``, ``mask`` or ``all``.
+        region: ``foreground``, ``head``, ``mask`` or ``all``.
         mask_key: for ``mask``: a mask on the same grid, of one channel for all, or of as many as the image has.
         lower: percentile that becomes 0, for ``percentile``.
         upper: percentile that becomes 1, for ``percentile``.

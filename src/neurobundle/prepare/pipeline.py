@@ -14,7 +14,7 @@ import torch
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Transform
 
 from neurobundle.prepare.bias_correction import Method, N4BiasFieldCorrectiond
-from neurobundle.prepare.intensity import NormalizeForegroundd
+from neurobundle.prepare.intensity import NormalizeForegroundd, Region
 from neurobundle.prepare.space import ToNetworkGridd
 
 
@@ -25,18 +25,20 @@ def mri_preprocessing(
     lower: float = 0.5,
     upper: float = 99.5,
     allow_empty: bool = False,
+    region: Region = "foreground",
     bias_field: Method = "none",
     bias_cache: str | None = None,
 ) -> Compose:
-    """Load, bring to the network's grid in one sampling, clip at two percentiles and z-score over the foreground.
+    """Load, bring to the network's grid in one sampling, clip at two percentiles and z-score over a region.
 
     Args:
         image_keys: keys of the images; each is a file, or a list of files that become channels.
         label_keys: keys of the label maps, resampled with the nearest neighbour.
         spacing_mm: voxel sizes of the network's grid along R, A and S.
-        lower: percentile to clip at from below, over the foreground.
-        upper: percentile to clip at from above, over the foreground.
+        lower: percentile to clip at from below.
+        upper: percentile to clip at from above.
         allow_empty: let a channel without a signal pass, for a network that can do without one.
+        region: what percentiles, mean and spread are measured over: ``foreground``, or ``head`` where air has noise.
         bias_field: divide the bias field out before the resampling: ``n4``, ``simpleitk`` or ``none``.
         bias_cache: a folder that keeps the fields that were found.
 
@@ -55,7 +57,7 @@ def mri_preprocessing(
         EnsureTyped(keys, dtype=torch.float32),
         *corrections,
         ToNetworkGridd(keys, spacing_mm, modes),
-        NormalizeForegroundd(image_keys, lower=lower, upper=upper, allow_empty=allow_empty),
+        NormalizeForegroundd(image_keys, lower, upper, region, allow_empty),
     ]
     return Compose(steps)
 

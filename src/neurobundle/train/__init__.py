@@ -8,6 +8,7 @@ __getattr__, __all__ = attach(
         "BestWeights": "handlers",
         "EarlyStop": "handlers",
         "GradientGuard": "handlers",
+        "RegionLoss": "losses",
         "ReseedHandler": "handlers",
         "TrainingState": "handlers",
         "TensorBoardImageGrid": "tensorboard",
