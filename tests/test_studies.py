@@ -16,10 +16,12 @@ from .conftest import ROOT
 
 STUDIES = ROOT / "benchmarks" / "studies"
 PAGES = {
+    "anatomy_real": "anatomy.md",
     "bias_field_real": "bias-field.md",
     "other_definitions": "metrics.md",
     "registration_real": "registration.md",
     "synthesis_statistics": "synthesis.md",
+    "tumour_real": "tumours.md",
 }
 #: How rows of single cases begin.
 SINGLE = {

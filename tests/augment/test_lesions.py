@@ -18,6 +18,8 @@ from neurobundle.augment.lesions import (
     KINDS,
     OEDEMA,
     Lesion,
+    Painted,
+    blend,
     box_of,
     draw_tumour,
     draw_white_matter_lesions,
@@ -28,7 +30,7 @@ from neurobundle.augment.lesions import (
     radius_map,
 )
 from neurobundle.augment.synthesis import synthesize_head
-from neurobundle.augment.tissues import BRAIN, INDEX, INTRACRANIAL, SEQUENCES, TISSUES, draw_contrasts
+from neurobundle.augment.tissues import BRAIN, INDEX, INTRACRANIAL, SEQUENCES, TISSUES, Contrast, draw_contrasts
 from neurobundle.errors import InputError, SettingError
 
 from .test_synthesis import SHAPE, SMALL, make, nested_head, still
@@ -49,6 +51,8 @@ def ball(**changes: object) -> Lesion:
         "mass": 0.0,
         "offset_mm": np.zeros(3),
         "strength": 1.0,
+        "patchy": 0.0,
+        "cyst": 0.0,
     }
     return dataclasses.replace(lesion, **{**plain, **changes})
 
@@ -86,6 +90,37 @@ def test_oedema_goes_along_white_matter_and_not_into_fluid() -> None:
 def test_without_a_core_all_of_it_enhances_and_a_low_grade_does_not() -> None:
     assert set(painted_ball(ball(core=0.0), white_box()).unique().tolist()) == {0, ENHANCING}
     assert set(painted_ball(ball(core=1.0), white_box()).unique().tolist()) == {0, CORE}
+
+
+def test_a_patch_is_bright_in_flair_and_dark_in_t1() -> None:
+    """A tissue of mean 2 in a patch of log 2: 2 * 2 in FLAIR, 2 * 2^-.4 in T1; a voxel that is half lesion has half."""
+    one = (slice(0, 1), slice(0, 1), slice(0, 2))
+    painted = Painted(
+        box=one,
+        tissue=torch.full((1, 1, 2), INDEX["solid"], dtype=torch.uint8),
+        share=torch.tensor([[[1.0, 0.5]]]),
+        label=torch.ones((1, 1, 2), dtype=torch.uint8),
+        patches=torch.full((1, 1, 2), float(np.log(2))),
+    )
+    means = tuple(2.0 for _ in TISSUES)
+    for sequence, factor in (("FLAIR", 2.0), ("T1", 2**-0.4)):
+        image = torch.zeros(1, 1, 2)
+        blend(image, painted, Contrast(sequence, means, means))
+        assert image.flatten().tolist() == pytest.approx([2 * factor, factor])
+
+
+def test_a_cyst_is_fluid_inside_the_core_and_has_its_label() -> None:
+    tissue, middle = white_box(), np.full(3, 32.0)
+    warp = np.ones((2, 12, 12, 12), np.float32)
+    lesion = ball(core=1.0, cyst=1.0, tissues=(INDEX["solid"], INDEX["oedema"], INDEX["enhancing"]), warp=warp)
+    box = box_of(lesion, middle, tissue.shape, (1, 1, 1))
+    painted = paint(lesion, middle, box, tissue[box], (1, 1, 1))
+    at = tuple(int(32 - side.start) for side in box)
+    assert painted.tissue[at] == INDEX["necrosis"]
+    assert painted.label[at] == CORE
+    assert bool((painted.tissue[painted.label > 0] == INDEX["solid"]).any()), "it does not reach the surface"
+    solid = paint(dataclasses.replace(lesion, cyst=0.0), middle, box, tissue[box], (1, 1, 1))
+    assert torch.equal(solid.label, painted.label)
 
 
 def test_mass_effect_moves_labels_outwards() -> None:

@@ -8,10 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import Dataset
 from monai.transforms import Compose, Lambdad
 
-from neurobundle.augment import SynthesizeHeadd, synthetic_heads, with_synthetic_heads
+from neurobundle.augment import SynthesizeHeadd, mixed_dataset, synthetic_heads
 from neurobundle.errors import SettingError
 
 from .test_synthesis import nested_head
@@ -27,6 +26,10 @@ def maps(tmp_path: Path) -> Path:
 def chain() -> Compose:
     settings = {"shape": [24, 28, 24], "spacing_mm": [8.0, 8.0, 8.0], "sequences": ["T1", "FLAIR"]}
     return Compose([SynthesizeHeadd("image", settings=settings)])
+
+
+def unchanged() -> Compose:
+    return Compose([Lambdad("image", lambda value: value)])
 
 
 def test_each_epoch_has_so_many_heads_of_all_maps(maps: Path) -> None:
@@ -48,8 +51,8 @@ def test_one_seed_one_epoch(maps: Path) -> None:
 
 
 def test_real_cases_first_then_heads_and_nobody_on_both_sides(maps: Path) -> None:
-    cases = Dataset([{"image": 1}, {"image": 2}], Compose([Lambdad("image", lambda value: value)]))
-    mixed = with_synthetic_heads(cases, chain(), maps, 3, held_out=[{"subject": "anna"}])
+    heads = synthetic_heads(maps, 3, chain(), held_out=[{"subject": "anna"}])
+    mixed = mixed_dataset([{"image": 1}, {"image": 2}], unchanged(), [heads], progress=False)
     assert len(mixed) == 5
     assert [mixed[n]["image"] for n in range(2)] == [1, 2]
     assert {mixed[n]["case"] for n in range(2, 5)} == {"bert"}
@@ -60,11 +63,12 @@ def test_real_cases_first_then_heads_and_nobody_on_both_sides(maps: Path) -> Non
 
 
 def test_without_label_maps_nothing_changes(maps: Path) -> None:
-    cases = Dataset([{"image": 1}], Compose([]))
-    assert with_synthetic_heads(cases, chain()) is cases
-    assert with_synthetic_heads(cases, chain(), maps, 0) is cases
+    for heads in (synthetic_heads(None, 3, chain()), synthetic_heads(maps, 0, chain())):
+        assert len(heads) == 0
+        mixed = mixed_dataset([{"image": 1}], unchanged(), [heads])
+        assert [mixed[n]["image"] for n in range(len(mixed))] == [1]
 
 
 def test_all_held_out(maps: Path) -> None:
     with pytest.raises(SettingError, match="no head can be made"):
-        synthetic_heads(maps, 4, chain(), without=["anna", "bert"])
+        synthetic_heads(maps, 4, chain(), held_out=[{"subject": "anna"}, {"subject": "bert"}])

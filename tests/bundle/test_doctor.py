@@ -88,6 +88,8 @@ BREAKAGES = [
     ("configs", "refers to 'nowhere'", rewrite("inference.yaml", inferer="@nowhere")),
     ("configs", "refers to 'train::nowhere'", rewrite("train.yaml", run=["$@train#nowhere.run()"])),
     ("configs", "overrides what train lacks", rewrite("evaluate.yaml", **{"valdate::dataset": 1})),
+    ("configs", "wider: network_def", text("configs/wider.yaml", "network_def: '@nowhere'\n")),
+    ("configs", "wider overrides what train lacks", text("configs/wider.yaml", "valdate::dataset: 1\n")),
     ("python", "scripts/ folder", text("scripts/__init__.py", "")),
     ("python", "changes sys.path", rewrite("train.yaml", run=["$sys.path.append('.')"])),
     ("expressions", "it is no Python", rewrite("train.yaml", run=["$@train::trainer.run("])),

@@ -61,6 +61,22 @@ def test_overlay(tmp_path):
         find.find_overlay("./gentle.yaml")
 
 
+def test_a_bundles_own_overlay(bare_bundle, tmp_path):
+    """It is known for its bundle alone, before those of everybody; what runs, metadata and datalists are none."""
+    configs = bare_bundle.root / "configs"
+    (configs / "wider.yaml").write_text("epochs: 1\n")
+    (configs / "datalist.json").write_text('{"training": []}')
+    assert list(find.own_overlays(bare_bundle.root)) == ["wider"]
+    assert find.find_overlay("wider", bundle=bare_bundle.root) == configs / "wider.yaml"
+    with pytest.raises(SettingError, match="unknown overlay 'wider'"):
+        find.find_overlay("wider")
+    with pytest.raises(SettingError, match=r"did you mean .wider..*known: .*cpu.*wider"):
+        find.find_overlay("widre", bundle=bare_bundle.root)
+    (configs / "cpu.yaml").write_text("epochs: 1\n")
+    assert find.find_overlay("cpu", bundle=bare_bundle.root) == configs / "cpu.yaml"
+    assert find.find_overlay("cpu") != configs / "cpu.yaml"
+
+
 def test_bundle_configs_are_no_overlays(bare_bundle):
     """A bundle's own train.yaml is not offered as an overlay."""
     assert "train" not in find.overlays([bare_bundle.root, bare_bundle.root.parent])

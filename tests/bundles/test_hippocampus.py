@@ -141,7 +141,8 @@ def test_the_template_head(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert "Louis Collins" in page, "the template's notice"
     assert "nobody" in page
-    assert page.count("<img ") == 3
+    assert page.count("<img ") == 4
+    assert page.index("Painted tumour: not a patient.") < page.index("<img "), "the tumour is first, and marked"
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from ..helpers import TINY, Maker, small_datalist
 
 COMMANDS = (
     *("list", "info", "check", "convert", "run", "train", "evaluate", "compare", "crossval", "card", "split", "doctor"),
-    *("prepare", "synthesize", "new", "demo"),
+    *("prepare", "synthesize", "new", "demo", "strip", "stack", "reproduce"),
 )
 
 

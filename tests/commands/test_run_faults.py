@@ -150,9 +150,11 @@ def test_another_scan_of_the_same_name_is_refused_25(
     (tmp_path / "more").mkdir()
     shutil.copy(crops / "otto.nii.gz", tmp_path / "more" / "anna.nii.gz")
     assert run(crops / "anna.nii.gz") == 0
-    before = times(tmp_path)
+    before, (entry,) = times(tmp_path), cases(tmp_path)
     assert run(tmp_path / "more") == 4
     assert "of another scan" in caplog.text
+    assert times(tmp_path) == before, "nothing of the first scan is lost"
+    assert cases(tmp_path) == [entry]
     assert run(tmp_path / "more", options=("--redo", "--no-pictures")) == 0
     assert times(tmp_path) != before
 

@@ -250,11 +250,13 @@ def test_several_channels_on_the_references_grid(run: Runner, tmp_path: Path, tw
 
 
 def test_a_missing_channel(run: Runner, tmp_path: Path, two_channels: Path, tiny_bundle: Path, crop: Path) -> None:
+    """A bundle that can do without it fills it, unless it is told not to."""
     copied(crop, tmp_path / "in/p1/p1_T1.nii.gz")
-    assert run(tmp_path / "in", bundle=two_channels) == 4
-    assert run(tmp_path / "in", bundle=two_channels, options=("--missing", "fill")) == 0
-    (case,) = cases(tmp_path)
-    assert case["study"]["missing"] == ["FLAIR"]
+    assert run(tmp_path / "in", bundle=two_channels, options=("--missing", "refuse")) == 4
+    for options in ((), ("--missing", "fill")):
+        assert run(tmp_path / "in", bundle=two_channels, options=(*options, "--redo")) == 0
+        (case,) = cases(tmp_path)
+        assert case["study"]["missing"] == ["FLAIR"]
     assert run(tmp_path / "in", bundle=tiny_bundle, options=("--missing", "fill")) == 1
 
 

@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
 from neurobundle.errors import EnvironmentFault, InputError
-from neurobundle.export.nifti import compress, label_map_bytes, save_label_map, save_volume
-from neurobundle.export.transforms import SaveLabelMapd
+from neurobundle.export.nifti import compress, label_map_bytes, save_label_map, save_probabilities, save_volume
+from neurobundle.export.transforms import SaveLabelMapd, SaveProbabilitiesd
 from neurobundle.geometry import corners_mm
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
@@ -139,9 +139,36 @@ def test_the_transform_names_its_file_by_the_case(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["anna_seg.nii.gz", "study-1_seg.nii.gz"]
 
 
-def test_monai_label_can_take_it_out() -> None:
+def test_probabilities_are_a_byte_each_and_read_back_within_a_step(tmp_path: Path) -> None:
+    shares = np.random.default_rng(0).random((3, 4, 5, 6)).astype(np.float32)
+    shares[0, 0, 0, :2] = 0, 1
+    written = nib.load(save_probabilities(tmp_path / "a.nii.gz", shares, OBLIQUE))
+    assert written.get_data_dtype() == np.uint8
+    back = np.moveaxis(written.get_fdata(), -1, 0)
+    assert np.abs(back - shares).max() <= 0.5 / 255 + 1e-6
+    assert back[0, 0, 0, :2].tolist() == pytest.approx([0, 1])
+    np.testing.assert_allclose(written.affine, OBLIQUE, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, np.nan])
+def test_what_is_no_probability_is_refused(value: float, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="outside 0 to 1"):
+        save_probabilities(tmp_path / "a.nii.gz", np.full((1, 2, 2, 2), value), np.eye(4))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_probabilities_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    pred = MetaTensor(torch.full((2, 3, 3, 3), 0.5), affine=torch.eye(4), meta={"filename_or_obj": "x/anna.nii.gz"})
+    SaveProbabilitiesd("pred", output_dir=tmp_path, enabled=False)({"pred": pred})
+    assert list(tmp_path.iterdir()) == []
+    SaveProbabilitiesd("pred", output_dir=tmp_path)({"pred": pred, "case": "study-1"})
+    assert nib.load(tmp_path / "study-1_prob.nii.gz").shape == (3, 3, 3, 2)
+
+
+@pytest.mark.parametrize("transform", [SaveLabelMapd, SaveProbabilitiesd])
+def test_monai_label_can_take_it_out(transform: type) -> None:
     """It drops whatever is a SaveImaged from a bundle's postprocessing."""
-    assert issubclass(SaveLabelMapd, SaveImaged)
+    assert issubclass(transform, SaveImaged)
 
 
 @pytest.mark.parametrize("module", ["neurobundle.export.nifti", "neurobundle.load", "neurobundle.cli"])

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from neurobundle.errors import NoInputError
+from neurobundle.errors import InputError, NoInputError
 from neurobundle.load.inputs import dicom_folders, inference_items
 from neurobundle.load.scan import read_scan
 
@@ -26,6 +26,18 @@ def test_dicom_folders_are_cases_that_the_reader_reads(tmp_path: Path) -> None:
     names = [item["case"] for item in inference_items(tmp_path)]
     assert len(set(names)) == 2
     assert all("-series-" in name and "JANE" not in name for name in names)
+
+
+def test_studies_of_one_file_a_channel(tmp_path: Path) -> None:
+    """In the network's order, and not in the alphabet's."""
+    for name in ("t1", "flair"):
+        (faults.good(tmp_path)).rename(tmp_path / f"case_{name}.nii.gz")
+    (item,) = inference_items(tmp_path, channels=["T1", "FLAIR"])
+    assert [Path(file).name for file in item["image"]] == ["case_t1.nii.gz", "case_flair.nii.gz"]
+    with pytest.raises(InputError, match="no T2") as caught:
+        inference_items(tmp_path, channels=["T1", "T2", "FLAIR"])
+    assert "convert" in caught.value.way_out
+    assert "--channels T1,T2,FLAIR --missing fill" in caught.value.way_out
 
 
 def test_56_nothing(tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_15_channels_of_other_shape(image: Path, label: Path, tmp_path: Path) ->
     assert error.file == str(other)
 
 
+def test_an_absent_channel_is_allowed_where_the_network_can_do_without(
+    image: Path, label: Path, tmp_path: Path
+) -> None:
+    """Not all of them: something must be there to learn from."""
+    absent = save(tmp_path / "t2.nii", np.zeros_like(IMAGE))
+    refused("no signal", (image, absent), label)
+    assert check_pair((image, absent), label, allow_empty=True).shape == SHAPE
+    with pytest.raises(InputError, match="no signal in any channel"):
+        check_pair((absent, absent), label, allow_empty=True)
+
+
 def test_16_channels_shifted(image: Path, label: Path, tmp_path: Path) -> None:
     affine = np.diag([1.0, 1, 2, 1])
     affine[1, 3] = 30

@@ -7,7 +7,7 @@ from ignite.engine import Engine
 from neurobundle.errors import InputError
 from neurobundle.train import EarlyStop, GradientGuard, ReseedHandler
 from neurobundle.train.handlers import epoch_seed, unwrap
-from neurobundle.train.tensorboard import PIXELS_A_VOXEL, _column
+from neurobundle.train.tensorboard import PIXELS_A_VOXEL, _column, _masks
 
 
 def test_seeds_differ_by_epoch_rank_and_run() -> None:
@@ -60,8 +60,17 @@ def test_the_grid_shows_both_structures_with_the_front_at_the_left() -> None:
     image = torch.rand(1, 4, 6, 5)
     label = torch.zeros(3, 4, 6, 5)
     label[1, 2, 4:] = 1
-    column = _column(image, label, torch.zeros_like(label))
+    column = _column(image, _masks(label, 1), _masks(torch.zeros_like(label), 1))
     tinted = (column[0] - column[2])[: column.shape[1] // 2] > 0.2
     assert column.shape == (3, 2 * 5 * PIXELS_A_VOXEL, 6 * PIXELS_A_VOXEL)
     assert tinted[:, : 2 * PIXELS_A_VOXEL].all()
     assert not tinted[:, 2 * PIXELS_A_VOXEL :].any()
+
+
+def test_the_grid_takes_label_maps_regions_and_classes() -> None:
+    maps = torch.tensor([0, 1, 3]).reshape(1, 3, 1, 1)
+    assert _masks(maps, 1).flatten(1).tolist() == [[False, True, False], [False] * 3, [False, False, True]]
+    assert _masks(torch.zeros(1, 3, 1, 1), 1).shape == (1, 3, 1, 1)
+    channels = torch.tensor([[1, 1], [0, 1]]).reshape(2, 2, 1, 1)
+    assert _masks(channels, 0).flatten(1).tolist() == [[True, True], [False, True]]
+    assert _masks(channels, 1).flatten(1).tolist() == [[False, True]]

@@ -11,7 +11,7 @@ __getattr__, __all__ = attach(
         "Lesion": "lesions",
         "RandDropChannelsd": "absence",
         "synthetic_heads": "online",
-        "with_synthetic_heads": "online",
+        "mixed_dataset": "online",
         "RandBiasFieldFastd": "contrast",
         "RandBlurd": "artefacts",
         "RandCutoutd": "artefacts",

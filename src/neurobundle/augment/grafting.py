@@ -18,6 +18,7 @@ from neurobundle.augment.lesions import (
     box_mean,
     box_of,
     freedom,
+    lesion_means,
     mass_effect,
     paint,
     place_of,
@@ -89,7 +90,7 @@ def paint_lesion(
         white = near if len(near) >= 50 else image[tissue == INDEX["white"]]
         level, spread = float(white.median()), float((white - white.median()).abs().median()) * 1.4826
         pulled = _pulled(part, shift, "bilinear")
-        means = torch.tensor(by_name[name].means, device=image.device)[painted.tissue.to(torch.int32)] * level
+        means = lesion_means(painted, by_name[name]) * level
         texture = torch.randn(part.shape, generator=generator, device=image.device) * spread * 0.5
         # The scan's own point spread: a voxel's edge is no scanner's.
         image[box] = torch.lerp(pulled, box_mean(means + texture, 1) * 0.5 + means * 0.5, painted.share)

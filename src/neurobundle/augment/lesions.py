@@ -28,11 +28,13 @@ from neurobundle.prepare.separable import along_axis, spline_basis
 #: BraTS 2023.
 CORE, OEDEMA, ENHANCING = 1, 2, 3
 #: Kinds of tumours, and how often each is drawn.
-KINDS: Mapping[str, float] = {"high_grade": 0.55, "low_grade": 0.15, "metastases": 0.15, "meningioma": 0.15}
+KINDS: Mapping[str, float] = {"high_grade": 0.4, "low_grade": 0.3, "metastases": 0.15, "meningioma": 0.15}
 #: Control points of the noise that warps a surface, along each axis.
 ROUGHNESS = 12
 #: A tumour's box reaches so many of its radii from its middle.
 REACH = 2.4
+#: How a patch's brightness in a sequence goes with that in T2.
+_PATCHES_IN: Mapping[str, float] = {"T1": -0.4, "T1c": -0.4, "T2": 1.0, "FLAIR": 1.0}
 #: Places are looked for on every so many voxels, or fewer in small images.
 STRIDE = 3
 
@@ -54,6 +56,8 @@ class Lesion:
         mass: strength of the mass effect, 0 to 0.6.
         tissues: of core, oedema and enhancing part.
         strength: how much of a voxel it is at most.
+        patchy: how unevenly bright its parts are: about the standard deviation of the logarithm of their brightness.
+        cyst: how much of the core is fluid-filled: 0 is nothing, 1 about half.
     """
 
     kind: str
@@ -68,6 +72,8 @@ class Lesion:
     mass: float
     tissues: tuple[int, int, int]
     strength: float = 1.0
+    patchy: float = 0.0
+    cyst: float = 0.0
 
 
 class Painted(NamedTuple):
@@ -78,12 +84,14 @@ class Painted(NamedTuple):
         tissue: number of the lesion's tissue, 0 where there is none.
         share: 0 to 1, how much of a voxel the lesion is.
         label: BraTS 2023's number, 0 where there is no tumour.
+        patches: logarithm of how much brighter a voxel is than its tissue, where long T2 is bright.
     """
 
     box: Box
     tissue: torch.Tensor
     share: torch.Tensor
     label: torch.Tensor
+    patches: torch.Tensor
 
 
 def draw_tumour(
@@ -150,6 +158,8 @@ def _draw_one(
         mass=mass,
         tissues=(core_tissue, oedema_tissue, rim_tissue),
         strength=rng.uniform(0.85, 1.0),
+        patchy=0.0 if smooth else rng.uniform(0.0, 0.25),
+        cyst=float(kind == "low_grade" and rng.random() < 0.35) * rng.uniform(0.2, 1.0),
     )
 
 
@@ -162,7 +172,7 @@ def draw_white_matter_lesions(
     for _ in range(int(rng.integers(0, most + 1))):
         radius = math.exp(rng.uniform(*np.log(radius_mm)))
         lesion = _draw_one(rng, "low_grade", radius, rng.random())
-        changes = {"kind": "white_matter", "mass": 0.0, "oedema": 1.0, "tissues": (number,) * 3}
+        changes = {"kind": "white_matter", "mass": 0.0, "oedema": 1.0, "tissues": (number,) * 3, "cyst": 0.0}
         lesions.append(Lesion(**{**vars(lesion), **changes, "strength": rng.uniform(0.5, 1.0)}))
     return tuple(lesions)
 
@@ -306,14 +316,18 @@ def paint(lesion: Lesion, middle: np.ndarray, box: Box, tissue: torch.Tensor, sp
     uneven = (1 - 0.15 * (surface - inner).abs()).clamp(0.5, 1) * lesion.strength
     share = torch.maximum(tumour, around) * uneven
     label = torch.where(tumour >= 0.5, torch.where(core, CORE, ENHANCING), torch.where(around >= 0.4, OEDEMA, 0))
-    table = torch.tensor([0, lesion.tissues[0], lesion.tissues[1], lesion.tissues[2]], device=tissue.device)
+    table = torch.tensor([0, *lesion.tissues, INDEX["necrosis"]], device=tissue.device)
     # Voxels at the edge, under half lesion, show the part that they belong to.
     part = torch.where(
         (label == 0) & (share > 0), torch.where(around > tumour, OEDEMA, torch.where(core, CORE, ENHANCING)), label
     )
+    if lesion.cyst:
+        # Inside the solid part, where the inner noise is high.
+        part = torch.where((part == CORE) & (outer < 0.8) & (inner > 1 - lesion.cyst), len(lesion.tissues) + 1, part)
     if lesion.kind == "white_matter":
         label = torch.zeros_like(label)
-    return Painted(box, table[part].to(torch.uint8), share, label.to(torch.uint8))
+    patches = (lesion.patchy * math.sqrt(0.5)) * (inner - surface)
+    return Painted(box, table[part].to(torch.uint8), share, label.to(torch.uint8), patches)
 
 
 def _noise(
@@ -353,6 +367,19 @@ def freedom(tissue: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:
     return ((box_mean(inside, max(1, round(5 / min(spacing_mm)))) - 0.5) * 2).clamp(0, 1)
 
 
+def lesion_means(painted: Painted, contrast: Contrast) -> torch.Tensor:
+    """How bright a lesion is at each voxel of its box, ``(i, j, k)`` float32.
+
+    What makes a patch brighter in T2 and FLAIR, water, makes it darker in T1.
+
+    Args:
+        painted: the lesion.
+        contrast: what its tissues look like.
+    """
+    means = torch.tensor(contrast.means, device=painted.patches.device)[painted.tissue.to(torch.int32)]
+    return means * torch.exp(painted.patches * _PATCHES_IN.get(contrast.sequence, 1.0))
+
+
 def blend(mean: torch.Tensor, painted: Painted, contrast: Contrast) -> None:
     """Mix a lesion's intensities into an image of means, in place.
 
@@ -361,5 +388,4 @@ def blend(mean: torch.Tensor, painted: Painted, contrast: Contrast) -> None:
         painted: the lesion.
         contrast: what its tissues look like.
     """
-    means = torch.tensor(contrast.means, device=mean.device)[painted.tissue.to(torch.int32)]
-    mean[painted.box].lerp_(means, painted.share)
+    mean[painted.box].lerp_(lesion_means(painted, contrast), painted.share)

@@ -1,7 +1,7 @@
 """Heads that are made while a network trains: each is seen once.
 
-:func:`with_synthetic_heads` puts them behind the cases of a datalist. A label map whose name is a subject that is held
-out makes none, so that no head's anatomy stands on both sides of a split.
+:func:`mixed_dataset` puts them behind the cases of a datalist. A label map whose name is a subject that is held out
+makes none, so that no head's anatomy stands on both sides of a split.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from monai.transforms import Compose
 from neurobundle.augment.label_maps import find_label_maps, read_label_map
 from neurobundle.errors import SettingError
 from neurobundle.load.names import stem
+from neurobundle.prepare.store_dataset import training_dataset
+
+#: The fold of what belongs to none.
+NO_FOLD = -1
 
 
 class _Both:
@@ -44,7 +48,8 @@ class MixedDataset(Dataset):
     def __init__(self, datasets: Sequence[Dataset]) -> None:
         super().__init__([(a, b) for a, dataset in enumerate(datasets) for b in range(len(dataset))])
         self.datasets = list(datasets)
-        self.transform = _Both([dataset.transform for dataset in datasets])
+        # Only its seed is ever set: each dataset applies its own.
+        self.transform = _Both([dataset.transform for dataset in datasets])  # type: ignore[assignment]
 
     def _transform(self, index: int) -> Any:
         which, number = self.data[index]
@@ -52,27 +57,29 @@ class MixedDataset(Dataset):
 
 
 def synthetic_heads(
-    label_maps: str | Path | Sequence[str | Path],
+    label_maps: str | Path | Sequence[str | Path] | None,
     heads: int,
     transform: Compose,
     key: str = "image",
-    without: Iterable[str] = (),
+    held_out: Iterable[Mapping[str, Any]] = (),
 ) -> Dataset:
     """A dataset of so many heads an epoch, from each label map about as many.
 
     Args:
-        label_maps: files and folders, in FreeSurfer's numbers; all are kept in memory.
+        label_maps: files and folders, in FreeSurfer's numbers; all are kept in memory. None for no heads at all.
         heads: items of the dataset.
         transform: begins with :class:`neurobundle.augment.SynthesizeHeadd`.
         key: under which a label map is given to it.
-        without: subjects, names of label maps, that make none.
+        held_out: items of a datalist whose subjects, names of label maps, make no heads.
 
     Raises:
         NoInputError: if there is no label map.
         SettingError: if all of them are held out.
         InputError: for a label map that is none; it names the file.
     """
-    out = {str(name) for name in without}
+    if label_maps is None or not heads:
+        return Dataset([], transform)
+    out = {str(item.get("subject", "")) for item in held_out}
     files = [path for path in find_label_maps(label_maps) if stem(path.name) not in out]
     if not files or heads < 1:
         raise SettingError(f"no head can be made: {heads} of {len(files)} label maps", "Give more label maps.")
@@ -83,29 +90,25 @@ def synthetic_heads(
             torch.from_numpy(read.labels)[None], affine=torch.diag(torch.tensor([*read.spacing_mm, 1.0]))
         )
         image.meta["filename_or_obj"] = str(path)
-        items.append({key: image, "case": stem(path.name), "subject": stem(path.name)})
+        # The keys of a datalist's items: both stand in one batch.
+        items.append({key: image, "case": stem(path.name), "subject": stem(path.name), "fold": NO_FOLD})
     return Dataset([items[n % len(items)] for n in range(heads)], transform)
 
 
-def with_synthetic_heads(
-    dataset: Dataset,
+def mixed_dataset(
+    data: Sequence[Mapping[str, Any]],
     transform: Compose,
-    label_maps: str | Path | Sequence[str | Path] | None = None,
-    heads: int = 0,
-    key: str = "image",
-    held_out: Sequence[Mapping[str, Any]] = (),
+    others: Sequence[Dataset] = (),
+    **settings: Any,
 ) -> Dataset:
-    """The cases of a dataset and, if label maps are named, synthetic heads.
+    """The cases of a datalist, as :func:`neurobundle.prepare.training_dataset` gives them, and others behind them.
 
     Args:
-        dataset: of real cases.
-        transform: from a label map to what the cases of ``dataset`` look like.
-        label_maps: files and folders; None for none.
-        heads: so many an epoch.
-        key: under which a label map is given to ``transform``.
-        held_out: items whose subjects make no heads.
+        data: items of a datalist.
+        transform: the deterministic transforms, then the random ones.
+        others: datasets that give the same keys; empty ones change nothing.
+        settings: of :func:`neurobundle.prepare.training_dataset`.
     """
-    if label_maps is None or not heads:
-        return dataset
-    subjects = {str(item.get("subject", "")) for item in held_out}
-    return MixedDataset([dataset, synthetic_heads(label_maps, heads, transform, key, subjects)])
+    cases = training_dataset(data, transform, **settings)
+    more = [dataset for dataset in others if len(dataset)]
+    return MixedDataset([cases, *more]) if more else cases

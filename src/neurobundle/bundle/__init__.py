@@ -15,6 +15,9 @@ from neurobundle.lazy import attach
 __getattr__, _LAZY = attach(
     __name__,
     {
+        "Anatomy": "anatomy",
+        "BrainMaskd": "anatomy",
+        "brain_mask": "anatomy",
         "CaseDataset": "evaluator",
         "CaseEvaluator": "evaluator",
         "Journal": "journal",

@@ -80,7 +80,8 @@ def configs(bundle: BundleFiles) -> Iterator[Finding]:
     """Every config parses, its references lead somewhere, and overlays change what is there."""
     for error in bundle.unreadable:
         yield Finding("configs", "fail", str(error).partition(". ")[0], error.way_out)
-    for stem, config in bundle.merged().items():
+    overlaid = bundle.overlaid()
+    for stem, config in (bundle.merged() | overlaid).items():
         whole = {**config, configfile.META_ID: bundle.metadata}
         for place, value in configfile.walk(config):
             for reference in configfile.references(value):
@@ -88,7 +89,7 @@ def configs(bundle: BundleFiles) -> Iterator[Finding]:
                     message = f"{stem}: {place} refers to {reference!r}, which is not there"
                     yield Finding("configs", "fail", message, "Correct the id, or define it.")
     train = bundle.configs.get("train", {})
-    for stem in ("evaluate", "multi_gpu_train"):
+    for stem in ("evaluate", "multi_gpu_train", *overlaid):
         nested = [key for key in bundle.configs.get(stem, {}) if len(configfile.split_id(key)) > 1]
         for message in configfile.unknown_overrides(train, [configfile.ID_SEPARATOR.join(_above(k)) for k in nested]):
             yield Finding("configs", "fail", f"{stem} overrides what train lacks: {message}", "Correct the id.")

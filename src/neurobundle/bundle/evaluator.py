@@ -23,15 +23,14 @@ from monai.inferers import Inferer
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
 from neurobundle.bundle.entries import CaseResult
-from neurobundle.bundle.find import is_bundle, structures_of
+from neurobundle.bundle.find import groups_of, is_bundle, structures_of
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import (
     classes_of,
     ends_the_run,
     guarded,
     infer,
-    largest_grid,
-    require_memory,
+    require_memory_of,
     weight_loaders,
 )
 from neurobundle.errors import ExitCode, NeurobundleError, NoInputError, SettingError, exit_code
@@ -251,7 +250,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     def _segment(self, batch: dict[str, Any], result: CaseResult) -> None:
         classes = classes_of(self.bundle_root) if is_bundle(self.bundle_root) else 1
-        require_memory(largest_grid(batch["image"]), classes)
+        require_memory_of(batch["image"], classes, self.postprocessing)
         for text in _said(batch["image"]):
             result.warn(text)
         self.state.batch = batch
@@ -270,7 +269,8 @@ class CaseEvaluator(SupervisedEvaluator):
         result.wrote(saved)
         if is_bundle(self.bundle_root):
             labels = np.asarray(value.as_tensor().cpu())
-            result.volumes_ml = volumes_ml(labels, np.asarray(value.affine), structures_of(self.bundle_root))
+            known, groups = structures_of(self.bundle_root), groups_of(self.bundle_root)
+            result.volumes_ml = volumes_ml(labels, np.asarray(value.affine), known, groups)
 
     def _stop(self, error: NeurobundleError) -> None:
         logger.error("ERROR %s", error)

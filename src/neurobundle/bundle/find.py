@@ -1,6 +1,7 @@
 """Where bundles and overlays are, and what a bundle says of itself. Imports neither torch nor MONAI.
 
-A *bundle* is a folder with ``configs/metadata.json``. An *overlay* is a config file that works on every bundle.
+A *bundle* is a folder with ``configs/metadata.json``. An *overlay* is a config file that works on every bundle; a
+bundle's *own overlays* stand beside its configs, may set whatever its configs have, and work on it alone.
 They are looked for in the folders of ``NEUROBUNDLE_PATH``, then in the installed package, then in the source checkout
 that this file lies in; where a name is there twice, the first one counts.
 """
@@ -23,6 +24,9 @@ PACKAGED_BUNDLES = "_bundles"
 PACKAGED_OVERLAYS = "_configs"
 
 NOT_STATED = "not stated"
+
+#: The configs of a bundle; the first two run alone, the others are laid over train.
+CONFIG_STEMS = ("train", "inference", "evaluate", "multi_gpu_train")
 
 
 def is_bundle(path: str | Path) -> bool:
@@ -92,19 +96,34 @@ def overlays(extra: Sequence[str | Path] = ()) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def find_overlay(name_or_path: str | Path, extra: Sequence[str | Path] = ()) -> Path:
+def own_overlays(bundle: str | Path) -> dict[str, Path]:
+    """A bundle's own overlays, by name: what stands in its ``configs`` beside what runs, metadata and datalists."""
+    found: dict[str, Path] = {}
+    for path in _listing(Path(bundle) / "configs"):
+        no_overlay = path.stem in CONFIG_STEMS or path.stem.startswith(("metadata", "datalist"))
+        if path.suffix in CONFIG_SUFFIXES and path.is_file() and not no_overlay:
+            found.setdefault(path.stem, path.absolute())
+    return found
+
+
+def find_overlay(name_or_path: str | Path, extra: Sequence[str | Path] = (), bundle: str | Path | None = None) -> Path:
     """The file of an overlay, by its name or its path.
+
+    Args:
+        name_or_path: a bare word is a name.
+        extra: more folders of overlays, looked at first.
+        bundle: the folder of the bundle that it is for; its own overlays are looked at before all others.
 
     Raises:
         SettingError: if there is no such overlay; it lists the known ones.
     """
     text = str(name_or_path)
     if _is_bare(text) and not text.endswith(CONFIG_SUFFIXES):
-        known = overlays(extra)
+        known = overlays(extra) | (own_overlays(bundle) if bundle is not None else {})
         if text in known:
             return known[text]
         raise SettingError(
-            f"unknown overlay {text!r}{closest(text, known)} (known: {', '.join(known) or 'none'})",
+            f"unknown overlay {text!r}{closest(text, known)} (known: {', '.join(sorted(known)) or 'none'})",
             "Give a known name, or the path of a YAML or JSON file.",
         )
     if not Path(text).is_file():
@@ -164,6 +183,12 @@ def structures_of(bundle_dir: Path) -> dict[int, str]:
     return {int(value): name for value, name in labels.items() if name.lower() != "background"}
 
 
+def groups_of(bundle_dir: Path) -> dict[str, list[int]]:
+    """Structures that are counted together as well: name -> label values (``groups`` of the output); often none."""
+    output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
+    return {str(name): [int(value) for value in values] for name, values in _mapping(output.get("groups")).items()}
+
+
 def channels_of(bundle_dir: Path) -> tuple[str, ...]:
     """The MR sequences that a bundle's network sees, in its order; empty if they are none that the rules know.
 
@@ -190,6 +215,11 @@ def reference_of(bundle_dir: Path) -> str | None:
 def can_fill(bundle_dir: Path) -> bool:
     """Whether a bundle says that its network can do without a channel (``"missing_channels": "fill"``)."""
     return _image_format(bundle_dir).get("missing_channels") == "fill"
+
+
+def takes_pictures(bundle_dir: Path) -> bool:
+    """Whether a bundle takes PNG and JPEG slices: ``png`` stands in its metadata's ``data_type``."""
+    return "png" in str(read_metadata(bundle_dir).get("data_type", "")).lower()
 
 
 def _image_format(bundle_dir: Path) -> Mapping[str, Any]:

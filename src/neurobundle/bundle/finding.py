@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from neurobundle.bundle import configfile
-from neurobundle.bundle.find import is_bundle, read_metadata
+from neurobundle.bundle.find import CONFIG_STEMS as CONFIG_STEMS
+from neurobundle.bundle.find import is_bundle, own_overlays, read_metadata
 from neurobundle.errors import ExitCode, SettingError
 
 Level = Literal["ok", "warn", "fail"]
-
-#: The configs of a bundle; the first two run alone, the others are laid over train.
-CONFIG_STEMS = ("train", "inference", "evaluate", "multi_gpu_train")
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,14 @@ class BundleFiles:
             if stem in self.configs and "train" in self.configs:
                 runs[stem] = configfile.merge(self.configs["train"], self.configs[stem])
         return runs
+
+    def overlaid(self) -> dict[str, dict[str, Any]]:
+        """The bundle's own overlays, laid over train."""
+        train = self.configs.get("train", {})
+        return {
+            stem: configfile.merge(train, self.configs[stem])
+            for stem in sorted(own_overlays(self.root).keys() & self.configs)
+        }
 
 
 def open_bundle(bundle_dir: str | Path) -> BundleFiles:

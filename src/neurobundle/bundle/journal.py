@@ -14,7 +14,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,9 +119,7 @@ class Journal:
             InputError: if the folder holds a result of this name, of another file with another content.
         """
         entry = self.entries().get(case)
-        if entry is None or not entry.passed or entry.file == file or not entry.key:
-            return
-        if entry.key.get("input") != key.get("input"):
+        if entry is not None and _is_of_another(entry, file, key):
             raise InputError(
                 f"the output folder already holds a case of this name, of another scan ({entry.file or 'not named'})",
                 "Choose another output folder with -o, or replace it with --redo.",
@@ -154,6 +152,8 @@ class Journal:
     def record(self, result: CaseResult) -> None:
         """Write down how a case ended, and remove those of its earlier outputs that it no longer has.
 
+        A failure leaves the result of another scan of this name as it is.
+
         Args:
             result: replaces the case's earlier entry.
 
@@ -163,6 +163,9 @@ class Journal:
         with folder_lock(self.folder):
             entries = self.entries()
             old = entries.get(result.case)
+            if old is not None and not result.passed and _is_of_another(old, result.file, result.key):
+                logger.warning("%s: the earlier result, of %s, stays", result.case, old.file or "another scan")
+                return
             if old is not None and not result.passed and self._done_meanwhile(old, result):
                 logger.warning("%s: another run finished it meanwhile; that result stays", result.case)
                 return
@@ -223,6 +226,13 @@ class Journal:
         write_json(self.folder / REPORT_NAME, {**self.head, "cases": [vars(entry) for entry in ordered]})
 
 
+def _is_of_another(entry: CaseResult, file: str, key: Mapping[str, Any]) -> bool:
+    """Whether an entry is the result of another file, with another content, than this one."""
+    if not entry.passed or entry.file == file or not entry.key:
+        return False
+    return bool(entry.key.get("input") != key.get("input"))
+
+
 def volume_rows(entries: Iterable[CaseResult]) -> list[dict[str, Any]]:
     """The rows of ``volumes.csv``: one a case and structure."""
     return [
@@ -240,16 +250,23 @@ def report_head(bundle_dir: Path) -> dict[str, Any]:
     }
 
 
-def volumes_ml(labels: Any, affine: Any, structures: Mapping[int, str]) -> dict[str, float]:
-    """Millilitres of each structure.
+def volumes_ml(
+    labels: Any, affine: Any, structures: Mapping[int, str], groups: Mapping[str, Sequence[int]] | None = None
+) -> dict[str, float]:
+    """Millilitres of each structure, and of each group of them.
 
     Args:
         labels: whole numbers on any grid.
         affine: 4 x 4, mm.
         structures: the name of each value.
+        groups: name -> values that are counted together.
     """
     ml = voxel_volume_mm3(affine) / 1000
-    return {name: round(int(np.count_nonzero(labels == value)) * ml, 4) for value, name in structures.items()}
+    values, counts = np.unique(labels, return_counts=True)
+    voxels = {int(value): int(count) for value, count in zip(values, counts, strict=True)}
+    each = {name: round(voxels.get(value, 0) * ml, 4) for value, name in structures.items()}
+    together = {name: sum(voxels.get(value, 0) for value in values) for name, values in (groups or {}).items()}
+    return each | {name: round(count * ml, 4) for name, count in together.items()}
 
 
 def _keep(path: Path, kept: Path) -> None:

@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 #: windows' sum and on the native grid. Measured with three classes on the CPU: 45 without resampling, at most 90 with.
 BYTES_PER_VOXEL, BYTES_PER_LOGIT = 48, 16
 
+#: As many classes' memory a chain takes on the native grid that brings them back one by one. Measured with 33 of them,
+#: each everywhere: 125 bytes a voxel.
+CLASS_BY_CLASS = 6
+
 #: Where an object lies in memory, in its repr: two equal runs would have unequal reports.
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
@@ -101,6 +105,24 @@ def require_memory(shape: Sequence[int], classes: int, available: int | None = N
             f"{needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free",
             _MORE_MEMORY,
         )
+
+
+def require_memory_of(images: Any, classes: int, postprocessing: Any) -> None:
+    """Refuse a prepared batch that this machine's memory cannot hold.
+
+    Args:
+        images: ``(batch, channel, i, j, k)``, with MONAI's metadata or without.
+        classes: how many logits a voxel has.
+        postprocessing: a transform; one of its steps may say that it takes the native grid's logits class by class.
+
+    Raises:
+        InputError: if it needs more than there is.
+    """
+    steps = getattr(postprocessing, "transforms", ())
+    few = any(getattr(step, "class_by_class", False) for step in steps)
+    if few:
+        require_memory(images.shape[2:], classes)
+    require_memory(largest_grid(images), min(classes, CLASS_BY_CLASS) if few else classes)
 
 
 def infer(inferer: Callable[..., Any], inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -189,7 +211,7 @@ class CaseRunner:
 
         paths = [str(path) for path in images]
         batch = list_data_collate([self.preprocessing({"image": paths if len(paths) > 1 else paths[0], "case": case})])
-        require_memory(largest_grid(batch["image"]), self.classes)
+        require_memory_of(batch["image"], self.classes, self.postprocessing)
         with torch.no_grad():
             batch["pred"] = infer(self.inferer, batch["image"].to(self.evaluator.state.device), self.network)
         for item in decollate_batch(batch):

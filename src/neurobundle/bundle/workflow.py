@@ -98,13 +98,15 @@ def make_plan(
     Args:
         bundle_dir: the bundle.
         kind: a key of :data:`KINDS`.
-        overlays: names of files in ``configs/``, or paths.
+        overlays: names of files in ``configs/``, of the bundle's own overlays, or paths.
         settings: values by id.
 
     Raises:
         SettingError: if a config file of the bundle or an overlay is not there.
     """
-    plan = Plan(bundle_dir, kind, tuple(find_overlay(name) for name in overlays), dict(settings or {}))
+    plan = Plan(
+        bundle_dir, kind, tuple(find_overlay(name, bundle=bundle_dir) for name in overlays), dict(settings or {})
+    )
     plan.config_files  # noqa: B018 - raises here, where the bundle is named, and not later
     return plan
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurobundle import __version__
-from neurobundle.cli import bundles, scans, scores, training
+from neurobundle.cli import bundles, reproduce, scans, scores, stack, strip, training
 from neurobundle.cli.console import EXIT_CODES, Parser
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, ours_in
 
@@ -26,13 +26,16 @@ _COMMANDS = (
     scans.add_check,
     scans.add_convert,
     scans.add_run,
+    strip.add_strip,
     training.add_split,
+    stack.add_stack,
     training.add_prepare,
     training.add_synthesize,
     training.add_train,
     training.add_crossval,
     scores.add_evaluate,
     scores.add_compare,
+    reproduce.add_reproduce,
     bundles.add_card,
     bundles.add_doctor,
     bundles.add_new,

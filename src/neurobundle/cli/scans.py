@@ -141,8 +141,14 @@ def add_run(commands: Any) -> None:
     )
     sub.add_argument("--side", default="left", metavar="left|right", help="which side a crop shows (left)")
     sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan is which channel (YAML or JSON)")
-    sub.add_argument("--missing", choices=("refuse", "fill"), default="refuse", help=MISSING_HELP)
+    sub.add_argument(
+        "--missing",
+        choices=("auto", "refuse", "fill"),
+        default="auto",
+        help="a study that lacks a channel; fill: zeros; auto: fill where the bundle's network can do without (auto)",
+    )
     sub.add_argument("--register", action="store_true", help=REGISTER_HELP)
+    sub.add_argument("--probabilities", action="store_true", help="also write <case>_prob.nii.gz, if the bundle can")
     _policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
     sub.add_argument("--redo", action="store_true", help="do cases again that an earlier run finished")
@@ -167,6 +173,7 @@ def _run(options: argparse.Namespace) -> int:
         mapping=options.mapping,
         missing=options.missing,
         register=options.register,
+        probabilities=options.probabilities,
         redo=options.redo,
         salted_names=options.salted_names,
         debug=options.debug,

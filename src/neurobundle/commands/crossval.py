@@ -22,6 +22,7 @@ from neurobundle.bundle.workflow import Plan
 from neurobundle.commands.card import draw_worst, publish_results
 from neurobundle.commands.evaluate import add_failed, evaluate, evaluate_plan
 from neurobundle.commands.evaluate_folders import Files, score_files
+from neurobundle.commands.record import DATALIST, record_crossval
 from neurobundle.commands.train import check_training, train_plan
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.files import require_writable, write_atomic, write_json
@@ -73,6 +74,7 @@ class CrossValidation:
                 file=data,
             )
         self.trainings = [*self.folds, ALL] if final else self.folds
+        self.jobs = 1
 
     def folder(self, fold: int) -> Path:
         """Where a training writes."""
@@ -102,6 +104,7 @@ class CrossValidation:
         Returns:
             The pooled summary.
         """
+        self.jobs = jobs
         require_writable(self.output)
         self._require_same_plan()
         check_training(str(self.bundle_dir), self.data, self.dataset_dir, ALL)
@@ -208,7 +211,7 @@ class CrossValidation:
             logger.error("ERROR %s", error)
 
     def publish(self) -> None:
-        """Copy weights and results into the bundle's folder, and write them into its card.
+        """Copy weights and results into the bundle's folder, and write them into its card and its record.
 
         Raises:
             SettingError: if the card has no place for the tables.
@@ -219,6 +222,11 @@ class CrossValidation:
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
         publish_results(self.bundle_dir, self.output)
+        own = self.bundle_dir / DATALIST
+        if own.is_file() and sha256_of(own) == sha256_of(self.data):
+            record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs)
+        else:
+            logger.warning("WARNING no record was written: the datalist is not the bundle's own, %s", own)
         predictions = {
             path.name.removesuffix("_seg.nii.gz"): path
             for fold in self.folds

@@ -136,6 +136,7 @@ def score_files(evaluation: SegmentationEvaluation, files: Files, known: Collect
             raise InputError(cause, "Add it, or take the reference out.", case=files.case, file=files.reference)
         prediction = read_volume(files.prediction, LABEL)
         _require_known(prediction, known)
+        prediction = _as_picture(prediction, reference)
         _require_same_grid(prediction, reference)
     except NeurobundleError as error:
         error.for_case(files.case)
@@ -230,6 +231,13 @@ def _require_same_grid(
         other="the reference",
         way_out=f"Resample it onto its reference's grid{how}.",
     )
+
+
+def _as_picture(volume: Volume, reference: Volume) -> Volume:
+    """One slice as a bundle writes it, ``(column, row, 1)``, beside a picture, ``(row, column)``; else as it is."""
+    if reference.affine is not None or volume.data.shape[2:] != (1,):
+        return volume
+    return Volume(volume.path, volume.data[..., 0].T, None)
 
 
 def _image(path: Path | None, reference: Volume) -> Any:

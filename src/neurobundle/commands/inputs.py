@@ -17,13 +17,13 @@ from neurobundle.commands.sources import Source, StudySource, Wanted
 from neurobundle.errors import NeurobundleError, NoInputError
 from neurobundle.load import salt
 from neurobundle.load.inputs import dicom_folders, find_images, walk
-from neurobundle.load.names import is_nifti_name, unique_case_names
+from neurobundle.load.names import IMAGE_SUFFIXES, is_nifti_name, unique_case_names
 from neurobundle.load.scan import is_dicom
 from neurobundle.load.study import Study, find_studies
+from neurobundle.load.study.channels import ANY
 from neurobundle.load.study.filenames import recognise_name
 from neurobundle.load.study.folders import is_bids
 from neurobundle.load.study.mapping import SUFFIXES as MAPPING_SUFFIXES
-from neurobundle.types import NIFTI_SUFFIXES
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def _divided(places: list[Path], without: Path | None, wanted: Wanted) -> tuple[
                 studies += [(place, study) for study in found]
                 files += alone
             else:
-                files += find_images([place], without) if place.is_dir() else [place]
+                files += find_images([place], without, wanted.pictures) if place.is_dir() else [place]
         except NoInputError as error:
             missing.append(error)
     if not studies and not any(path.exists() for path in files):
@@ -111,7 +111,7 @@ def _is_study_place(place: Path, wanted: Wanted) -> bool:
 
 def _mixed(place: Path, without: Path | None, wanted: Wanted) -> tuple[list[Study], list[Path]]:
     """The studies of a folder for a bundle of one channel, and its files that say no sequence."""
-    said = {path: recognise_name(path.name) for path in find_images([place], without)}
+    said = {path: recognise_name(path.name) for path in find_images([place], without, wanted.pictures)}
     alone = [path for path, found in said.items() if found.silent]
     studies: list[Study] = []
     if any(found.channel for found in said.values()):
@@ -168,7 +168,7 @@ def _says(path: Path, wanted: Wanted) -> str:
     said = recognise_name(path.name)
     if len(wanted.channels) != 1 or said.silent or said.channel == wanted.channels[0]:
         return ""
-    return said.reason
+    return "" if wanted.channels == (ANY,) and said.reason != LABEL_MAP else said.reason
 
 
 def _distinct(sources: list[Source]) -> list[Source]:
@@ -194,7 +194,7 @@ def salted_names(paths: Iterable[Path]) -> dict[Path, str]:
 def _hidden(path: Path, case: str, folder: Path) -> Path:
     """A link to a file that does not tell its name."""
     logger.debug("%s is %s", case, path)
-    ending = next((end for end in NIFTI_SUFFIXES if path.name.lower().endswith(end)), "")
+    ending = next((end for end in IMAGE_SUFFIXES if path.name.lower().endswith(end)), "")
     link = folder / f"{case}{ending}"
     try:
         link.symlink_to(path.absolute())

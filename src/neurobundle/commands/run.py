@@ -9,33 +9,51 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import nibabel as nib
 import numpy as np
 
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
+from neurobundle.bundle.configfile import read_config
 from neurobundle.bundle.entries import CaseResult
-from neurobundle.bundle.find import can_fill, channels_of, find_bundle, reference_of, structures_of
-from neurobundle.bundle.heads import segment_head
+from neurobundle.bundle.find import (
+    can_fill,
+    channels_of,
+    find_bundle,
+    groups_of,
+    reference_of,
+    structures_of,
+    takes_pictures,
+)
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
-from neurobundle.bundle.workflow import Plan, make_plan
+from neurobundle.bundle.workflow import Plan, config_file, make_plan
 from neurobundle.commands.inputs import find_sources
 from neurobundle.commands.sources import Source, Wanted, registering
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
-from neurobundle.export.nifti import save_label_map, save_volume
+from neurobundle.export.nifti import PROBABILITIES_ENDING, save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
+from neurobundle.export.slices import LABEL_PICTURE_ENDING, save_label_picture
+from neurobundle.files import write_atomic
 from neurobundle.geometry import same_grid
 from neurobundle.load.gate import LABEL, STRICT, Policy
+from neurobundle.load.names import is_picture_name
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
+
+if TYPE_CHECKING:
+    from neurobundle.bundle.anatomy import Anatomy
 
 logger = logging.getLogger(__name__)
 
 #: Millimetres of image around the structures in a picture's second row.
 ZOOM_MARGIN_MM = 18.0
+#: More names of structures than this do not fit above a picture.
+MOST_NAMED = 8
+#: What a bundle that can write probabilities calls the switch for it.
+PROBABILITIES_ID = "save_probabilities"
 INPUT_KINDS = ("auto", "crop", "head")
 SIDES = ("left", "right")
 
@@ -67,12 +85,19 @@ class Run:
         pictures: whether to draw ``<case>.png``.
         policy: what the gate allows.
         mapping: a file that says which scan is which channel.
-        missing: ``refuse`` a study that lacks a channel, or ``fill`` it with zeros, if the bundle says it can.
+        missing: ``refuse`` a study that lacks a channel, or ``fill`` it with zeros, if the bundle says that its network
+            can do without; ``auto`` does what the bundle can. What is filled is in the report.
         register: bring the scans of a study onto its reference by rigid registrations.
+        probabilities: also write ``<case>_prob.nii.gz``, a volume a region or class, if the bundle can.
         redo: do cases again that an earlier run finished.
         salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
         debug: let any exception of a case through, with its traceback.
     """
+
+    #: What the name of a case's result ends in.
+    ending = "_seg.nii.gz"
+    #: What the name of another command's result ends in: ``strip``'s.
+    foreign = "_brain.nii.gz"
 
     def __init__(
         self,
@@ -86,8 +111,9 @@ class Run:
         pictures: bool = True,
         policy: Policy = STRICT,
         mapping: Path | None = None,
-        missing: Literal["refuse", "fill"] = "refuse",
+        missing: Literal["auto", "refuse", "fill"] = "auto",
         register: bool = False,
+        probabilities: bool = False,
         redo: bool = False,
         salted_names: bool = False,
         debug: bool = False,
@@ -100,18 +126,26 @@ class Run:
         self.bundle_dir = find_bundle(bundle)
         self.output, self.input_kind, self.pictures, self.debug = output, input_kind, pictures, debug
         self.redo, self.salted_names = redo, salted_names
-        if missing == "fill" and not can_fill(self.bundle_dir):
+        filled = can_fill(self.bundle_dir)
+        if missing == "fill" and not filled:
             raise SettingError(f"{self.bundle_dir.name} cannot do without a channel", "Leave --missing out.")
+        if missing == "auto":
+            missing = "fill" if filled else "refuse"
         channels, reference = channels_of(self.bundle_dir), reference_of(self.bundle_dir)
         place = registering(channels) if register else None
-        self.wanted = Wanted(channels, reference, mapping, missing, policy, place)
+        self.wanted = Wanted(channels, reference, mapping, missing, policy, place, takes_pictures(self.bundle_dir))
         self.settings = {**(settings or {}), "output_dir": str(output)}
+        if probabilities:
+            if PROBABILITIES_ID not in read_config(config_file(self.bundle_dir, "inference")):
+                raise SettingError(f"{self.bundle_dir.name} writes no probabilities", "Leave --probabilities out.")
+            self.settings[PROBABILITIES_ID] = True
         self.overlays = overlays
         self.runner: CaseRunner | None = None
         self.work = Path()
-        self.structures = structures_of(self.bundle_dir)
+        self.structures, self.groups = structures_of(self.bundle_dir), groups_of(self.bundle_dir)
         self.journal = Journal(output, report_head(self.bundle_dir))
         self.key: dict[str, Any] = {}
+        self._asked: Anatomy | None = None
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
         """The same work as a plan for stock MONAI; it takes one folder."""
@@ -138,6 +172,7 @@ class Run:
             work = Path(folder)
             sources = find_sources(inputs, self.output, work=work, wanted=self.wanted, salted=self.salted_names)
             self.journal.open()
+            self._refuse_another_command(sources)
             self._build(work)
             for source in progress(sources):
                 result, new = self._one(source)
@@ -161,9 +196,18 @@ class Run:
                 gate=[asdict(self.wanted.policy), self.wanted.missing],
                 # Only where it is asked for, so that cases that were finished without it stay finished.
                 **({"register": True} if self.wanted.place else {}),
+                **self._helper(),
             ),
             "versions": dict(fingerprint.versions()),
         }
+
+    def _helper(self) -> dict[str, str]:
+        """The weights that may find a hippocampus, where there are any: a result depends on them too."""
+        from neurobundle.bundle.anatomy import weights_file
+
+        assert self.runner is not None
+        file = weights_file() if self.runner.has("head") else None
+        return {"anatomy": fingerprint.of_input(file)} if file is not None else {}
 
     def _one(self, source: Source) -> tuple[CaseResult, bool]:
         """One case; with whether it was done now."""
@@ -194,11 +238,20 @@ class Run:
         if self.redo:
             return None
         entry = self.journal.finished(source.case, key)
-        if entry is not None and (not self.pictures or f"{source.case}.png" in entry.outputs):
+        if entry is not None and (not self._draws(source) or f"{source.case}.png" in entry.outputs):
             logger.info("%s: finished before, skipped", source.case)
             return entry
         self.journal.refuse_another(source.case, source.shown, key)
         return None
+
+    def _refuse_another_command(self, sources: Sequence[Source]) -> None:
+        """A case's results replace its earlier ones; those of ``strip`` and of ``run`` do not replace each other."""
+        entries = self.journal.entries()
+        outputs = (entries[source.case].output for source in sources if source.case in entries)
+        other = next((name for name in outputs if name.endswith(self.foreign)), None)
+        if other is not None:
+            cause = f"the output folder holds {other}, which another command wrote"
+            raise SettingError(cause, "Choose another output folder with -o.", file=self.output)
 
     def _failed(self, result: CaseResult, error: NeurobundleError) -> None:
         """Note an error; of this attempt only the picture of what was refused stays."""
@@ -219,7 +272,7 @@ class Run:
             result.warn(source.spoken(text))
         result.input = self._kind(scan)
         result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
-        target = self.output / f"{result.case}_seg.nii.gz"
+        target = self.output / f"{result.case}{self.ending}"
         structures = self.structures
         with _timed(result, "segment"):
             if result.input == "head":
@@ -229,8 +282,13 @@ class Run:
         with _timed(result, "write"), self.journal.writing(result, target):
             save_label_map(target, labels, scan.affine, form_code=scan.form_code, units=scan.units)
         result.output = target.name
+        shares = self.work / f"{result.case}{PROBABILITIES_ENDING}"
+        if shares.exists():  # the config was told to write them
+            result.wrote(write_atomic(self.output / shares.name, shares.read_bytes()))
+        if is_picture_name(source.path.name):
+            result.wrote(save_label_picture(self.output / f"{result.case}{LABEL_PICTURE_ENDING}", labels))
         with _timed(result, "describe"):
-            self._describe(scan, target, structures, result)
+            self._describe(scan, target, structures, result, draw=self._draws(source))
 
     def _segment_crop(self, scan: Scan, images: list[Path], result: CaseResult) -> np.ndarray:
         assert self.runner is not None
@@ -268,9 +326,12 @@ class Run:
         return "crop" if looks_like_crop(scan.data.shape, scan.affine) else "head"
 
     def _segment_head(self, source: Source, result: CaseResult) -> tuple[np.ndarray, dict[int, str]]:
+        from neurobundle.bundle.heads import segment_head  # torch comes with it
+
         assert self.runner is not None
         try:
-            head = segment_head(self.runner, self.runner.part("head"), source.opened[0], self.work, self.structures)
+            locator, image = self.runner.part("head"), source.opened[0]
+            head = segment_head(self.runner, locator, image, self.work, self.structures, self._anatomy)
         except PlaceError as error:
             scan = source.read()
             boxes = place_outline(error.places, scan.data.shape, scan.affine)
@@ -279,23 +340,45 @@ class Run:
         result.places = head.places
         return head.labels, head.structures
 
+    def _anatomy(self) -> Anatomy | None:
+        """The bundle that finds a hippocampus where the registration is unsure; None where it has no weights."""
+        from neurobundle.bundle.anatomy import Anatomy, weights_file
+
+        if self._asked is None and weights_file() is not None:
+            self._asked = Anatomy(settings={key: self.settings[key] for key in ("device",) if key in self.settings})
+        return self._asked
+
     def _draw_refused(self, scan: Scan, labels: np.ndarray, result: CaseResult) -> Path:
         view = View.of(np.nan_to_num(scan.data), labels, scan.affine)
         picture = self.output / f"{result.case}_refused.png"
         result.wrote(save_png(picture, three_planes(view, title=f"{result.case}: refused")))
         return picture
 
-    def _describe(self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult) -> None:
+    def _draws(self, source: Source) -> bool:
+        """Whether ``<case>.png`` is drawn: where it would replace the picture that it is drawn from, it is not."""
+        target = self.output / f"{source.case}.png"
+        return self.pictures and not (is_picture_name(source.path.name) and target.resolve() == source.path.resolve())
+
+    def _describe(
+        self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult, draw: bool
+    ) -> None:
         written = read_scan(target, LABEL)
         if not same_grid(source.data.shape, source.affine, written.data.shape, written.affine):
             raise InputError("the result does not lie on the input's grid", "Report this.")
-        result.volumes_ml = volumes_ml(written.data, written.affine, structures)
-        if self.pictures:
+        result.volumes_ml = volumes_ml(written.data, written.affine, structures, self.groups)
+        self._warn_of_volumes(written, result)
+        if draw:
             view = View.of(source.data, written.data, written.affine)
-            rows = [three_planes(view, result.case, legend=structures)]
+            rows = [three_planes(view, result.case, legend=structures if len(structures) <= MOST_NAMED else None)]
             if result.input == "head":
                 rows += [three_planes(part, legend=structures) for part in close_ups(view)]
             result.wrote(save_png(self.output / f"{result.case}.png", stack(rows)))
+
+    def _warn_of_volumes(self, labels: Scan, result: CaseResult) -> None:
+        assert self.runner is not None
+        if self.runner.has("quality"):
+            for text in self.runner.part("quality").warnings(labels.data, labels.affine, self.structures):
+                result.warn(text)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from neurobundle.export.nifti import save_volume
 from neurobundle.load.gate import STRICT, Policy
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.load.study import Choice, Place, Study, channels_named, read_study
+from neurobundle.load.study.channels import ANY
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class Wanted:
         missing: what becomes of a study that lacks a channel.
         policy: of the gate.
         place: places each scan of a study next to the reference; None leaves them where their headers say.
+        pictures: the bundle takes PNG and JPEG slices, where a folder holds no volume.
     """
 
     channels: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ class Wanted:
     missing: Literal["refuse", "fill"] = "refuse"
     policy: Policy = STRICT
     place: Place | None = None
+    pictures: bool = False
 
 
 def registering(channels: Sequence[str]) -> Place:
@@ -150,8 +153,9 @@ class Source:
 
     def _refuse_another_sequence(self) -> None:
         if self.says:
+            known = "scans" if self.wanted.channels == (ANY,) else ", ".join(self.wanted.channels)
             raise InputError(
-                f"{self.says}, and this bundle knows {', '.join(self.wanted.channels)} only",
+                f"{self.says}, and this bundle knows {known} only",
                 "Give the right scan, or rename the file if the name is wrong.",
             )
 

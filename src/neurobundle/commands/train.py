@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurobundle.bundle.find import find_bundle, structures_of
+from neurobundle.bundle.find import can_fill, find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.files import require_writable
@@ -109,11 +109,12 @@ def check_training(bundle: str, data: Path, dataset_dir: Path | None, fold: int)
 
 def check_pairs(bundle: str, items: Sequence[Item]) -> tuple[list[Item], dict[str, NeurobundleError]]:
     """The items whose image and label a bundle can use, and what is wrong with the others, by case."""
-    known = [0, *structures_of(find_bundle(bundle))]
+    folder = find_bundle(bundle)
+    known = [0, *structures_of(folder)]
     good, bad = [], {}
     for item in items:
         try:
-            check_pair(item["image"], item["label"], known, case=str(item["case"]))
+            check_pair(item["image"], item["label"], known, case=str(item["case"]), allow_empty=can_fill(folder))
             good.append(item)
         except NeurobundleError as error:
             bad[str(item["case"])] = error

@@ -26,6 +26,9 @@ QFORM_TOLERANCE_MM = 1e-3
 #: Codes of ``xyzt_units`` (nifti1.h), and how many of the unit are a millimetre.
 _UNITS = {"m": (1, 0.001), "mm": (2, 1.0), "um": (3, 1000.0)}
 
+#: What a case's name is followed by in the file of its probabilities.
+PROBABILITIES_ENDING = "_prob.nii.gz"
+
 #: NIFTI_UNITS_SEC, for the fourth axis.
 _SECONDS = 8
 
@@ -80,6 +83,28 @@ def save_volume(
     return _write(path, encode(data, affine, form_code, units))
 
 
+def save_probabilities(
+    path: Path, shares: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANNER_ANAT, units: str = "mm"
+) -> Path:
+    """Write probabilities atomically, in steps of 1/255: a byte a voxel and channel, and a scale in the header.
+
+    Args:
+        path: ends in ``.nii.gz`` or ``.nii``.
+        shares: ``(channel, i, j, k)`` from 0 to 1; channels become the file's fourth axis.
+        affine: 4 x 4, voxel index to RAS+ millimetres.
+        form_code: NIfTI code of the coordinate system, for both forms.
+        units: the file's unit of length: ``mm``, ``m`` or ``um``.
+
+    Raises:
+        InputError: if a value is no probability.
+        EnvironmentFault: if the file cannot be written, or reads back as something else.
+    """
+    if not (np.isfinite(shares).all() and shares.min() >= 0 and shares.max() <= 1):
+        raise InputError("there are probabilities outside 0 to 1", "Report this with the config.")
+    steps = np.rint(np.moveaxis(shares, 0, -1) * 255).astype(np.uint8)
+    return _write(path, encode(steps, affine, form_code, units, slope=1 / 255))
+
+
 def label_map_bytes(labels: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANNER_ANAT) -> bytes:
     """Encode a label map as the bytes of a ``.nii.gz``; the same map gives the same bytes.
 
@@ -94,7 +119,13 @@ def label_map_bytes(labels: npt.NDArray[Any], affine: npt.ArrayLike, form_code: 
     return compress(encode(as_integers(labels), affine, form_code))
 
 
-def encode(data: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANNER_ANAT, units: str = "mm") -> bytes:
+def encode(
+    data: npt.NDArray[Any],
+    affine: npt.ArrayLike,
+    form_code: int = SCANNER_ANAT,
+    units: str = "mm",
+    slope: float = 1.0,
+) -> bytes:
     """An image as the bytes of a ``.nii``: both forms say the affine, and no text is in it.
 
     Args:
@@ -102,6 +133,7 @@ def encode(data: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANN
         affine: 4 x 4, voxel index to RAS+ millimetres.
         form_code: NIfTI code of the coordinate system.
         units: the file's unit of length.
+        slope: what a reader multiplies the numbers with.
     """
     code, per_mm = _UNITS[units]
     matrix = np.diag([per_mm, per_mm, per_mm, 1.0]) @ np.asarray(affine, float)
@@ -117,7 +149,7 @@ def encode(data: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANN
         header.set_qform(None)
     header.set_sform(matrix, code=form_code)
     header["xyzt_units"] = code | _SECONDS
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"] = slope, 0
     header["magic"], header["vox_offset"] = header.single_magic, header.single_vox_offset
     return bytes(header.binaryblock) + bytes(4) + _fortran_bytes(data)
 

@@ -97,7 +97,7 @@ def _middle(indices: np.ndarray) -> int:
 def three_planes(
     view: View, title: str = "", at: Sequence[int] | None = None, legend: Mapping[int, str] | None = None
 ) -> Image.Image:
-    """Axial, coronal and sagittal slices side by side, outlines over the image.
+    """Axial, coronal and sagittal slices side by side, outlines over the image; of one slice, itself.
 
     Args:
         view: what to show.
@@ -107,7 +107,9 @@ def three_planes(
     """
     point = tuple(at) if at is not None else view.centre()
     low, high = np.percentile(view.image, WINDOW_PERCENTILES)
-    panels = [_panel(view, plane, point[AXIS[plane]], float(low), float(high)) for plane in PLANES]
+    # A single slice has one plane to look at; the others are lines.
+    planes = [plane for plane in PLANES if view.image.shape[AXIS[plane]] == 1] or PLANES
+    panels = [_panel(view, plane, point[AXIS[plane]], float(low), float(high)) for plane in planes]
     present = set(np.unique(view.labels).tolist())
     words = [(name, colour_of(value)) for value, name in (legend or {}).items() if value in present]
     return _row(panels, [(title, WHITE), *words] if title else words)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from neurobundle.export.nifti import SCANNER_ANAT, save_label_map
+from neurobundle.export.nifti import PROBABILITIES_ENDING, SCANNER_ANAT, save_label_map, save_probabilities
 from neurobundle.load.names import case_name
 
 
@@ -43,11 +43,48 @@ class SaveLabelMapd(SaveImaged):
         return result
 
     def _save(self, labels: MetaTensor, case: str) -> None:
-        name = case or case_name(str(labels.meta["filename_or_obj"]))
-        affine = np.asarray(labels.affine, dtype=np.float64)
+        place = _place(labels, case, f"{self.suffix}.nii.gz")
         array = labels.as_tensor()[0].cpu().numpy()
-        # The reader of ours gives these two; MONAI's readers do not.
-        form_code, units = labels.meta.get("form_code", SCANNER_ANAT), labels.meta.get("units", "mm")
-        target = self.output_dir / f"{name}{self.suffix}.nii.gz"
-        path = save_label_map(target, array, affine, int(form_code), str(units), self.dtype)
+        target = self.output_dir / place.name
+        path = save_label_map(target, array, place.affine, place.form_code, place.units, self.dtype)
         labels.meta["saved_to"] = str(path)  # the key under which MONAI's SaveImage says it too
+
+
+class SaveProbabilitiesd(SaveImaged):
+    """Writes ``<output_dir>/<case>_prob.nii.gz``, a volume a region or class, on the native grid, if asked to.
+
+    Args:
+        keys: probabilities ``(channel, i, j, k)`` that carry the metadata of the file they came from.
+        output_dir: where to write; made if need be.
+        enabled: false writes nothing.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, enabled: bool = True) -> None:
+        super().__init__(keys, output_dir=output_dir, print_log=False)
+        self.output_dir, self.enabled = Path(output_dir), enabled
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the probabilities of one case; the data pass through unchanged."""
+        result = dict(data)
+        for key in self.key_iterator(result) if self.enabled else ():
+            place = _place(result[key], str(result.get("case") or ""), PROBABILITIES_ENDING)
+            array = result[key].as_tensor().float().cpu().numpy()
+            save_probabilities(self.output_dir / place.name, array, place.affine, place.form_code, place.units)
+        return result
+
+
+class _Place(NamedTuple):
+    """Where a result goes, and on which grid."""
+
+    name: str
+    affine: np.ndarray
+    form_code: int
+    units: str
+
+
+def _place(result: MetaTensor, case: str, ending: str) -> _Place:
+    name = case or case_name(str(result.meta["filename_or_obj"]))
+    # The reader of ours gives these two; MONAI's readers do not.
+    form_code, units = result.meta.get("form_code", SCANNER_ANAT), result.meta.get("units", "mm")
+    affine = np.asarray(result.affine, dtype=np.float64)
+    return _Place(f"{name}{ending}", affine, int(form_code), str(units))

@@ -63,6 +63,7 @@ def check_pair(
     known_labels: Collection[int] | None = None,
     *,
     case: str = "",
+    allow_empty: bool = False,
 ) -> PairFacts:
     """Read a pair whole and refuse what training would choke on, or learn wrongly from.
 
@@ -71,6 +72,7 @@ def check_pair(
         label_path: its label map.
         known_labels: the values that the label may have; any whole numbers if None.
         case: the case's name for the message; the image's own if empty.
+        allow_empty: let channels without a signal pass, but not all of a case.
 
     Raises:
         InputError: names case, file, cause and way out: unreadable, truncated or damaged; not 2D or 3D; colour or
@@ -79,7 +81,9 @@ def check_pair(
     """
     paths = [Path(image_path)] if isinstance(image_path, (str, Path)) else [Path(path) for path in image_path]
     try:
-        images = [read_volume(path) for path in paths]
+        images = [read_volume(path, replace(STRICT, allow_empty=allow_empty)) for path in paths]
+        if all(image.data.min() == image.data.max() for image in images):
+            raise InputError("there is no signal in any channel", "Take the case out of the datalist.", file=paths[0])
         label = read_volume(Path(label_path), LABEL)
         for other in images[1:]:
             _require_same_grid(other, images[0], "the channel", "Resample the channels onto one grid.")

@@ -5,6 +5,7 @@
 | ``folders`` | ``images/`` or any folder | ``labels/`` or any folder |
 | ``decathlon`` | ``dataset.json``'s ``training``, or ``imagesTr/`` | ``labelsTr/`` |
 | ``nnunet`` | ``imagesTr/<case>_0000.nii.gz``, ``_0001`` ... one a channel | ``labelsTr/<case>.nii.gz`` |
+| ``slices`` | ``images/`` and a table ``index.csv``, or ``<person>/<name>.jpg`` | ``masks/``, or ``<name>_mask.png`` |
 | ``bids`` | ``sub-*/[ses-*/]anat/*_T1w.nii.gz`` | ``derivatives/**/*_dseg.nii.gz``, else ``*_mask.nii.gz`` |
 
 Sources: Antonelli 2022 (Medical Segmentation Decathlon), nnU-Net's ``documentation/dataset_format.md``, and the Brain
@@ -23,8 +24,9 @@ from typing import Any
 from neurobundle.errors import InputError, NoInputError, SettingError, closest
 from neurobundle.load.names import is_image_name, safe_name, stem, unique_case_names
 from neurobundle.load.pairs import FoundPairs, Pair, pair_by_name, volumes
+from neurobundle.load.slice_folders import find_slices, is_slice_folder
 
-LAYOUTS = ("folders", "decathlon", "nnunet", "bids")
+LAYOUTS = ("folders", "decathlon", "nnunet", "bids", "slices")
 
 #: nnU-Net's channel number behind a case's name.
 _CHANNEL = re.compile(r"^(?P<case>.+)_(?P<channel>\d{4})$")
@@ -70,7 +72,9 @@ def find_pairs(
     image_dir, label_dir = (_named_folder(root, name) for name in (images, labels))
     if layout == "auto":
         layout = _recognise(root, image_dir, label_dir)
-    if layout == "bids":
+    if layout == "slices":
+        found = find_slices(root)
+    elif layout == "bids":
         found = _bids(image_dir or root, label_dir or root / "derivatives", need_labels)
     elif layout == "nnunet":
         found = _nnunet(root, image_dir or root / "imagesTr", label_dir or root / "labelsTr", need_labels)
@@ -101,6 +105,8 @@ def _recognise(root: Path, images: Path | None, labels: Path | None) -> str:
         return "folders"
     if any(path.is_dir() for path in root.glob("sub-*")):
         return "bids"
+    if is_slice_folder(root):
+        return "slices"
     settings = _dataset_json(root)
     if "channel_names" in settings or "file_ending" in settings or _has_channel_numbers(root):
         return "nnunet"

@@ -48,6 +48,15 @@ def is_nifti_name(name: str) -> bool:
     return name.lower().endswith(NIFTI_SUFFIXES)
 
 
+def is_picture_name(name: str) -> bool:
+    """Whether a file name ends in ``.png``, ``.jpg`` or ``.jpeg``.
+
+    >>> is_picture_name("0001.PNG"), is_picture_name("0001.nii.gz")
+    (True, False)
+    """
+    return name.lower().endswith(PICTURE_SUFFIXES)
+
+
 def stem(name: str) -> str:
     """A file name without its ending, if that is one of ours.
 

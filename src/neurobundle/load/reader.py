@@ -17,10 +17,10 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from neurobundle.errors import SettingError, closest
+from neurobundle.errors import InputError, SettingError, closest
 from neurobundle.load.gate import Form, Kind, Nonfinite, Policy
 from neurobundle.load.grids import require_same_grid
-from neurobundle.load.names import is_nifti_name
+from neurobundle.load.names import is_nifti_name, is_picture_name
 from neurobundle.load.scan import Scan, is_dicom, read_scan
 
 
@@ -31,7 +31,7 @@ class _Handle(NamedTuple):
 
 
 class Reader(ImageReader):
-    """Reads NIfTI files, and DICOM files and folders with one volume, through the gate.
+    """Reads NIfTI files, DICOM files and folders with one volume, and pictures of a slice if asked, through the gate.
 
     Several paths become channels, in their order, and must share one grid. The metadata hold the grid, the file's form
     code and unit, and what the gate warned of; never a tag or a text of the file.
@@ -46,6 +46,7 @@ class Reader(ImageReader):
         allow_gaps: fill missing DICOM slices by interpolation.
         allow_empty: let an image without a signal pass, for networks that can do without a channel.
         real_world: take DICOM real-world values where a file maps to some.
+        pictures: also take a PNG or JPEG of one slice; a network of volumes has no use for it.
         unknown: anything else is refused.
 
     Raises:
@@ -63,15 +64,17 @@ class Reader(ImageReader):
         allow_gaps: bool = False,
         allow_empty: bool = False,
         real_world: bool = False,
+        pictures: bool = False,
         **unknown: Any,
     ) -> None:
         super().__init__()
         if unknown:
             # A TypeError would make MONAI go on with a reader without any setting.
-            name, known = next(iter(unknown)), [field.name for field in fields(Policy)]
+            name, known = next(iter(unknown)), [*(field.name for field in fields(Policy)), "pictures"]
             raise SettingError(
                 f"the reader has no setting {name!r}{closest(name, known)}", f"It has {', '.join(known)}."
             )
+        self.pictures = pictures
         self.policy = Policy(
             kind, nonfinite, form, assume_ras, channels, spatial_dims, allow_gaps, allow_empty, real_world
         )
@@ -95,6 +98,9 @@ class Reader(ImageReader):
         Raises:
             InputError: for the first check that refuses, or if two files do not share a grid.
         """
+        for path in img.paths:
+            if is_picture_name(path.name) and not self.pictures:
+                raise InputError("it is not a NIfTI file, but a picture", "Give a volume: NIfTI or DICOM.", file=path)
         scans = [read_scan(path, self.policy) for path in img.paths]
         first = scans[0]
         for path, scan in zip(img.paths[1:], scans[1:], strict=True):

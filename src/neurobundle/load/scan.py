@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.load.gate import STRICT, Policy
-from neurobundle.load.names import is_nifti_name
+from neurobundle.load.names import is_nifti_name, is_picture_name
 
 
 class Scan(NamedTuple):
@@ -31,7 +31,7 @@ class Scan(NamedTuple):
 
 
 def read_scan(path: str | Path, policy: Policy = STRICT) -> Scan:
-    """Read a NIfTI file, or a DICOM file or folder that holds exactly one volume, as a scan.
+    """Read a NIfTI file, a PNG or JPEG of a slice, or a DICOM file or folder with exactly one volume, as a scan.
 
     Args:
         path: a file or a folder.
@@ -46,6 +46,10 @@ def read_scan(path: str | Path, policy: Policy = STRICT) -> Scan:
         from neurobundle.load.dicom import read_volume
 
         return read_volume(path, policy)
+    if is_picture_name(path.name):
+        from neurobundle.load.slice_folders import read_slice
+
+        return read_slice(path, policy)
     from neurobundle.load.nifti import read_nifti
 
     return read_nifti(path, policy)

@@ -9,6 +9,7 @@ __getattr__, __all__ = attach(
         "DenoiseNonLocalMeansd": "denoise",
         "HistogramLandmarksd": "landmarks",
         "LabelsToRegionsd": "label_regions",
+        "UnknownRegionsd": "partial_labels",
         "Landmarks": "landmarks",
         "N4BiasFieldCorrectiond": "bias_correction",
         "N4Settings": "bias_settings",

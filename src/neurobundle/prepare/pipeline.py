@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Transform
@@ -62,8 +63,11 @@ def mri_preprocessing(
     return Compose(steps)
 
 
-def _loaders(image_keys: Sequence[str], label_keys: Sequence[str], allow_empty: bool) -> list[Transform]:
-    """Through the gate: an image must have a signal, a label map may be empty."""
+def _loaders(
+    image_keys: Sequence[str], label_keys: Sequence[str], allow_empty: bool, pictures: bool = False
+) -> list[Transform]:
+    """Through the gate: an image must have a signal, a label map may be empty; pictures are slices, if taken at all."""
+    slices: dict[str, Any] = {"pictures": True} if pictures else {}
     plugin = logging.getLogger("monai.data.nvimgcodec_pydicom_plugin")
     level = plugin.level
     with warnings.catch_warnings():
@@ -73,8 +77,8 @@ def _loaders(image_keys: Sequence[str], label_keys: Sequence[str], allow_empty: 
         loaders = [
             LoadImaged(keys, reader="neurobundle.load.Reader", image_only=True, ensure_channel_first=True, **expected)
             for keys, expected in (
-                (image_keys, {"kind": "image", "allow_empty": allow_empty}),
-                (label_keys, {"kind": "label"}),
+                (image_keys, {"kind": "image", "allow_empty": allow_empty, **slices}),
+                (label_keys, {"kind": "label", **slices}),
             )
             if keys
         ]

@@ -8,6 +8,7 @@ weights* are those of the last epoch, which no validation chose.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import random
@@ -21,8 +22,9 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.engines import Workflow
 from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
 
-from neurobundle.errors import InputError, WeightsError
+from neurobundle.errors import EnvironmentFault, InputError, WeightsError
 from neurobundle.files import sweep, write_atomic
 from neurobundle.networks.manifest import sha256_of
 from neurobundle.networks.weights import save_weights
@@ -40,6 +42,10 @@ def epoch_seed(seed: int, epoch: int, rank: int) -> int:
     (True, False)
     """
     return int(np.random.SeedSequence([seed, epoch * EPOCH_STRIDE, rank]).generate_state(1)[0])
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 class ReseedHandler:
@@ -60,8 +66,7 @@ class ReseedHandler:
 
     def __call__(self, engine: Engine) -> None:
         """Reseed for the epoch that starts now."""
-        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
-        seed = epoch_seed(self.seed, engine.state.epoch, rank)
+        seed = epoch_seed(self.seed, engine.state.epoch, _rank())
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
@@ -71,38 +76,69 @@ class ReseedHandler:
 
 
 class GradientGuard:
-    """Clips the gradient's norm, and stops the run where it is not finite.
+    """Clips the gradient's norm, and stops the run where it or the loss is not finite.
 
     Args:
         network: whose gradients to clip.
         max_norm: largest L2 norm over all parameters.
+        output_dir: where the batch that stopped the run is kept, to be looked at; None keeps none.
 
     Raises:
-        InputError: at the first iteration whose gradient is NaN or infinite; names the cases of the batch.
+        InputError: at the first iteration whose loss or gradient is NaN or infinite; names the cases of the batch, and
+            its file: ``torch.load(file)`` gives image, label, what the network said, and the loss, without metadata.
     """
 
-    def __init__(self, network: torch.nn.Module, max_norm: float) -> None:
+    def __init__(self, network: torch.nn.Module, max_norm: float, output_dir: str | Path | None = None) -> None:
         self.network = network
         self.max_norm = max_norm
+        self.output_dir = None if output_dir is None else Path(output_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self.check_loss)
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def check_loss(self, engine: Engine) -> None:
+        """Stop before the backward pass of a loss that is no number: that batch is to blame, on whatever process."""
+        output: Any = engine.state.output
+        loss = output[CommonKeys.LOSS].detach()
+        if not bool(torch.isfinite(loss)):
+            self._stop(engine, f"the loss is {float(loss)}")
 
     def __call__(self, engine: Engine) -> None:
         """Clip after the backward pass, before the optimizer's step."""
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
         if not bool(torch.isfinite(norm)):
-            raise InputError(
-                f"the gradient is {float(norm)} at epoch {engine.state.epoch}, iteration {engine.state.iteration}",
-                "Look at these images and labels, or lower learning_rate.",
-                case=_cases(engine.state.batch),
-            )
+            self._stop(engine, f"the gradient is {float(norm)}")
+
+    def _stop(self, engine: Engine, what: str) -> None:
+        raise InputError(
+            f"{what} at epoch {engine.state.epoch}, iteration {engine.state.iteration}",
+            "Look at these images and labels, or lower learning_rate.",
+            case=_cases(engine.state.batch),
+            file=_keep_batch(engine, self.output_dir) if self.output_dir else None,
+        )
 
 
 def _cases(batch: Any) -> str:
     cases = batch.get("case", []) if isinstance(batch, Mapping) else []
     return ",".join(str(case) for case in cases)
+
+
+def _keep_batch(engine: Engine, folder: Path) -> Path | None:
+    """Write what an iteration has so far, as plain tensors: no path, no header. None where it cannot be written."""
+    state = engine.state
+    name = f"bad-batch-epoch{state.epoch}-iteration{state.iteration}-process{_rank()}.pt"
+    output: Mapping[Any, Any] = state.output if isinstance(state.output, Mapping) else {}
+    tensors = {str(key): value for key, value in output.items() if isinstance(value, torch.Tensor)}
+    kept = {key: value.detach().as_subclass(torch.Tensor).cpu() for key, value in tensors.items()}
+    buffer = io.BytesIO()
+    torch.save({**kept, "case": _cases(state.batch), "epoch": state.epoch, "iteration": state.iteration}, buffer)
+    try:
+        return write_atomic(folder / name, buffer.getvalue())
+    except EnvironmentFault as fault:
+        logger.warning("WARNING the batch could not be kept: %s", fault)
+        return None
 
 
 class EarlyStop:
@@ -180,6 +216,8 @@ class TrainingState:
         evaluator: its best metric and epoch are saved.
         identity: what a state must share with the run that goes on from it: the fold, for instance, since a state of
             another fold has seen this one's validation cases.
+        average: :class:`neurobundle.train.AveragedWeights`, attached and saved as well; the final weights are then the
+            average.
         enabled: false on all processes but one, which then read but never write.
     """
 
@@ -193,6 +231,7 @@ class TrainingState:
         lr_scheduler: torch.optim.lr_scheduler.LRScheduler,
         evaluator: Workflow,
         identity: Mapping[str, Any] | None = None,
+        average: Any = None,
         enabled: bool = True,
     ) -> None:
         self.identity = dict(identity or {})
@@ -200,9 +239,14 @@ class TrainingState:
         self.network = network
         self.evaluator = evaluator
         self.parts: dict[str, Any] = {"optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.average = average
+        if average is not None:
+            self.parts["average"] = average
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        if self.average is not None:
+            self.average.attach(engine)
         if self.resume:
             engine.add_event_handler(Events.STARTED, self.restore)
         if self.enabled:
@@ -268,7 +312,8 @@ class TrainingState:
 
     def finish(self, engine: Engine) -> None:
         """Write the final weights."""
-        save_weights(unwrap(self.network), self.final_weights, origin="trained-here")
+        with contextlib.nullcontext() if self.average is None else self.average.averaged():
+            save_weights(unwrap(self.network), self.final_weights, origin="trained-here")
 
 
 def unwrap(network: torch.nn.Module) -> torch.nn.Module:

@@ -63,16 +63,19 @@ class EpochScalars:
 class TensorBoardImageGrid:
     """Writes one picture an epoch: the slice of most label of the first cases, truth above prediction.
 
-    Attach it to a trainer or an evaluator whose output holds ``image``, and one-hot ``label`` and ``pred``.
+    Attach it to a trainer or an evaluator whose output holds ``image``, ``label`` and ``pred``: both label maps, or
+    both a channel a class or region.
 
     Args:
         log_dir: where the event files go.
         enabled: false on all processes but one.
+        include_background: for channels: whether the first one is shown too, as it is for regions.
     """
 
-    def __init__(self, log_dir: str | Path, enabled: bool = True) -> None:
+    def __init__(self, log_dir: str | Path, enabled: bool = True, include_background: bool = False) -> None:
         self.log_dir = str(log_dir)
         self.enabled = enabled
+        self.first = 0 if include_background else 1
         self.columns: list[torch.Tensor] = []
 
     def attach(self, engine: Engine) -> None:
@@ -86,7 +89,9 @@ class TensorBoardImageGrid:
         outputs: Any = engine.state.output
         for output in outputs:
             if len(self.columns) < GRID_CASES:
-                self.columns.append(_column(output["image"], output["label"], output["pred"]))
+                self.columns.append(
+                    _column(output["image"], *(_masks(output[key], self.first) for key in ("label", "pred")))
+                )
 
     def __call__(self, engine: Engine) -> None:
         """Write the grid."""
@@ -101,19 +106,26 @@ class TensorBoardImageGrid:
         self.columns.clear()
 
 
+def _masks(classes: torch.Tensor, first: int) -> torch.Tensor:
+    """Which of the classes a voxel belongs to, ``(class, i, j, k)``, without the background."""
+    if len(classes) > 1:
+        return classes[first:] > 0.5
+    highest = max(1, int(classes.max()))
+    return torch.stack([classes[0] == number for number in range(1, highest + 1)])
+
+
 def _column(image: torch.Tensor, label: torch.Tensor, pred: torch.Tensor) -> torch.Tensor:
     """One case as ``(3, 2h, w)`` in [0, 1]: a sagittal slice, superior up, anterior left, with the classes tinted."""
-    i = int(label[1:].sum(dim=(0, 2, 3)).argmax())
+    i = int(label.sum(dim=(0, 2, 3)).argmax())
     grey = image[0, i].float()
     low, high = grey.aminmax()
     grey = (grey - low) / (high - low).clamp(min=1e-6)
     tints = torch.tensor([[1.0, 0.3, 0.2], [0.2, 0.6, 1.0], [0.4, 1.0, 0.3]], device=grey.device)
     rows = []
-    for classes in (label, pred):
+    for masks in (label, pred):
         rgb = grey.expand(3, -1, -1).clone()
-        for index in range(1, classes.shape[0]):
-            mask = classes[index, i] > 0.5
-            rgb[:, mask] = 0.5 * rgb[:, mask] + 0.5 * tints[(index - 1) % len(tints)][:, None]
+        for index, mask in enumerate(masks[:, i]):
+            rgb[:, mask] = 0.5 * rgb[:, mask] + 0.5 * tints[index % len(tints)][:, None]
         rows.append(rgb.transpose(1, 2).flip(1, 2))
     column = torch.cat(rows, dim=1).cpu()
     return column.repeat_interleave(PIXELS_A_VOXEL, dim=1).repeat_interleave(PIXELS_A_VOXEL, dim=2)

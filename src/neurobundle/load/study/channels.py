@@ -1,6 +1,7 @@
 """The names of the channels, and every other name that people give them.
 
 A *channel* is one MR sequence of a case. An *alias* is another name of a channel, in small letters and digits only.
+:data:`ANY` is what a bundle names that wants one scan, whatever its sequence.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from neurobundle.errors import SettingError, closest
 
 #: The channels that a study can become. T1c is T1 after a contrast agent; FLAIR is the T2-weighted one.
 CHANNELS = ("T1", "T1c", "T2", "FLAIR")
+
+#: One scan of whatever sequence; it stands alone. Of a study it is the best: :mod:`neurobundle.load.study.any_scan`.
+ANY = "any"
 
 #: Channel -> what else it is called. Sources: BIDS 1.9 suffixes (T1w); BraTS 2012-2021 (t1ce), 2023-2025 (t1n, t1c,
 #: t2w, t2f); FeTS and UPENN-GBM (T1GD); UCSF-PDGM (T1c).
@@ -52,12 +56,15 @@ def channels_named(names: Iterable[str]) -> tuple[str, ...]:
     """The channels that several names mean, in their order.
 
     Args:
-        names: channels or aliases, as a bundle's metadata lists them.
+        names: channels or aliases, as a bundle's metadata lists them; or :data:`ANY` alone.
 
     Raises:
         SettingError: if a name is unknown, two mean one channel, or there are none.
     """
-    channels = tuple(channel_named(name) for name in names)
+    given = [str(name) for name in names]
+    if [name.lower() for name in given] == [ANY]:
+        return (ANY,)
+    channels = tuple(channel_named(name) for name in given)
     if not channels:
         raise SettingError("no channels are named", f"Name some of {', '.join(CHANNELS)}.")
     twice = next((channel for channel in channels if channels.count(channel) > 1), None)

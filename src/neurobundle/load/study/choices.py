@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from neurobundle.load.gate import Finding, Level, Verdict, refuse, warn
 from neurobundle.load.names import safe_name
-from neurobundle.load.study.channels import CHANNELS
+from neurobundle.load.study.channels import ANY, CHANNELS
 
 if TYPE_CHECKING:
     from neurobundle.load.dicom import DicomVolume
@@ -102,7 +102,7 @@ class Study:
         more = f" and {len(over) - _NAMED} more" if len(over) > _NAMED else ""
         found = f"found {', '.join(chosen)}" if chosen else "no channel was found"
         passed = f"; passed over {', '.join(rest)}{more}" if rest else ""
-        return f"no {channel}: {found}{passed}"
+        return f"no {'scan of a known sequence' if channel == ANY else channel}: {found}{passed}"
 
     def judge(self, missing: str = "refuse", channels: Sequence[str] | None = None) -> Verdict:
         """The study's verdict for some channels, with a finding for each that is missing.
@@ -249,7 +249,7 @@ def _choose_one(study: Study, channel: str, fit: Sequence[Candidate]) -> None:
     for tie_break in TIE_BREAKS:
         if channel in tie_break.channels and len(left) > 1:
             best = max(tie_break.value(candidate.traits) for candidate in left)
-            lost = [candidate for candidate in left if not _as_good(tie_break.value(candidate.traits), best)]
+            lost = [candidate for candidate in left if not as_good(tie_break.value(candidate.traits), best)]
             losers |= {id(candidate): tie_break.words for candidate in lost}
             left = [candidate for candidate in left if id(candidate) not in losers]
     names = distinct_names([candidate.choice for candidate in left])
@@ -283,7 +283,8 @@ def distinct_names(choices: Sequence[Choice]) -> list[str]:
     return [name + key * (names.count(name) > 1) for name, key in zip(names, keys, strict=True)]
 
 
-def _as_good(value: float, best: float) -> bool:
+def as_good(value: float, best: float) -> bool:
+    """Whether a tie-break's value is the best one, or differs from it by what two exports of one protocol do."""
     return value == best or abs(value - best) <= SAME_VOLUME_SHARE * abs(best) < float("inf")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from neurobundle.errors import NoInputError
 from neurobundle.load.names import unique_case_names
 from neurobundle.load.scan import is_dicom
-from neurobundle.load.study.channels import channels_named
+from neurobundle.load.study.any_scan import choose_any
+from neurobundle.load.study.channels import ANY, channels_named
 from neurobundle.load.study.choices import Study, choose
 from neurobundle.load.study.folders import bids_studies, file_study, folder_studies, is_bids, nifti_files
 from neurobundle.load.study.mapping import SUFFIXES, apply_mapping, read_mapping
@@ -22,7 +23,8 @@ def find_studies(path: str | Path, channels: Sequence[str], mapping: str | Path 
 
     Args:
         path: a folder, a NIfTI or DICOM file, or a mapping file that names the scans itself.
-        channels: what the bundle's metadata names, in its order; aliases such as ``T1w`` or ``t1ce`` count.
+        channels: what the bundle's metadata names, in its order; aliases such as ``T1w`` or ``t1ce`` count. ``any``
+            alone is one scan, the best of each study.
         mapping: a mapping file, which overrides every rule.
 
     Returns:
@@ -43,7 +45,7 @@ def find_studies(path: str | Path, channels: Sequence[str], mapping: str | Path 
     if mapping is not None:
         studies = apply_mapping(studies, read_mapping(mapping), wanted)
     for study in studies:
-        choose(study)
+        (choose_any if wanted == (ANY,) else choose)(study)
     return sorted(studies, key=lambda study: study.case)
 
 

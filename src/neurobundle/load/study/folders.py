@@ -23,7 +23,7 @@ from neurobundle.errors import SettingError
 from neurobundle.load.gate import Level
 from neurobundle.load.layouts import bids_entities
 from neurobundle.load.names import is_image_name, stem
-from neurobundle.load.study.channels import channel_named
+from neurobundle.load.study.channels import ANY, channel_named
 from neurobundle.load.study.choices import Candidate, Choice, Study
 from neurobundle.load.study.filenames import VISIT, Recognised, prefix_of, recognise_name, says_moved
 from neurobundle.load.study.sidecar import recognise_with_sidecar, traits_of_file
@@ -106,7 +106,7 @@ def file_study(path: Path, channels: tuple[str, ...]) -> Study:
     """A study of one file; where one channel is wanted, the file is that channel."""
     found = recognise_name(path.name)
     if len(channels) == 1:
-        level = Level.OK if found.channel in (None, channels[0]) else Level.WARN
+        level = Level.OK if channels == (ANY,) or found.channel in (None, channels[0]) else Level.WARN
         said = f", although {found.reason}" if level is Level.WARN else ""
         found = Recognised(channels[0], f"it is the only file, and {channels[0]} the only channel{said}", level)
     study = Study(stem(path.name), stem(path.name), path.parent, "file", channels)
