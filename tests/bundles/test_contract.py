@@ -1,5 +1,6 @@
 """What holds for every bundle of ours: one contract over all siblings."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from neurobundle.infer import cpu_has_bfloat16
 from neurobundle.networks.manifest import read_manifest, verify
 
 from ..conftest import BUNDLES, OVERLAYS, ROOT
-from ..helpers import TINY, Maker, small_datalist
+from ..helpers import TINY, Maker, require_weights, small_datalist
 
 IDS = ["bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "datalist", "fold", "device", "amp", "max_cases"]
 IDS += ["num_workers", "cache_rate", "seed", "resume", "network_size"]
@@ -24,11 +25,6 @@ TRAIN_IDS = [*IDS, "epochs", "val_interval", "store"]
 
 def top_level(path: Path) -> set[str]:
     return set(yaml.safe_load(path.read_text()))
-
-
-def require_weights(bundle: Path) -> None:
-    if not (bundle / "models" / "model.pt").exists():
-        pytest.skip(f"{bundle.name} has no weights yet: they are in docs/training-queue.md")
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
@@ -146,7 +142,8 @@ def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
     card = (bundle / "docs" / "README.md").read_text()
     lines = (ROOT / "README.md").read_text().splitlines()
     row = next(line for line in lines if bundle.name in line and "Dice" in line)
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    configs = bundle / "configs"
+    metadata = json.loads((configs / "metadata.json").read_text())["eval_metrics"]
     for name, scores in summary["structures"].items():
         dice = scores["dice"]
         low, high = dice["interval"]
@@ -154,6 +151,11 @@ def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
         assert f"{dice['mean']:.3f}"[1:] in row
         assert metadata[f"{name}_dice"] == round(dice["mean"], 3)
         assert f"| {name} | {scores['nsd']['mean']:.3f}" in card or f"{scores['nsd']['mean']:.3f}" in card
-    assert summary["n_cases"] == len(json.loads((bundle / "configs" / "datalist.json").read_text())["training"]), (
-        "every case of the datalist is in the results"
+    fold_of = {item["case"]: item["fold"] for item in json.loads((configs / "datalist.json").read_text())["training"]}
+    with (bundle / "docs" / "results" / "per_case.csv").open() as file:
+        scored = {row["case"] for row in csv.DictReader(file)}
+    folds = {fold_of[case] for case in scored}
+    assert len(scored) == summary["n_cases"]
+    assert scored == {case for case, fold in fold_of.items() if fold in folds}, (
+        "every case of the folds is in the results"
     )

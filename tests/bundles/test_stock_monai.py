@@ -1,5 +1,6 @@
 """MONAI's own command line on our bundles, in processes of its own: what other people's programs will do."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from monai.bundle import ConfigParser
 from neurobundle.cli import main
 
 from ..conftest import BUNDLES, ROOT
-from ..helpers import TINY, Maker, small_datalist
+from ..helpers import TINY, Maker, require_weights, small_datalist
 
 pytestmark = pytest.mark.slow
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_segmentation"
@@ -145,6 +146,7 @@ def test_verify_metadata_against_our_schema(bundle: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_ckpt_export(bundle: Path, tmp_path: Path) -> None:
+    require_weights(bundle)
     weights = bundle / "models" / "model.pt"
     words = ["--filepath", tmp_path / "model.ts", "--ckpt_file", weights]
     monai("ckpt_export", "network_def", *words, *configs(bundle, "inference.yaml")[:6])
@@ -156,14 +158,14 @@ def test_ckpt_export(bundle: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_onnx_export(bundle: Path, tmp_path: Path) -> None:
     runtime = pytest.importorskip("onnxruntime")
-    shape = [1, 1, 48, 64, 48]
+    require_weights(bundle)
     words = [
         "--filepath",
         tmp_path / "model.onnx",
         "--ckpt_file",
         bundle / "models" / "model.pt",
         "--input_shape",
-        shape,
+        input_shape(bundle),
     ]
     monai("onnx_export", "network_def", *words, *configs(bundle, "inference.yaml")[:6])
     network, image = eager(bundle)
@@ -179,4 +181,11 @@ def eager(bundle: Path) -> tuple[torch.nn.Module, torch.Tensor]:
     parser["bundle_root"] = str(bundle)
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
-    return network, torch.randn(1, 1, 48, 64, 48, generator=torch.Generator().manual_seed(0))
+    return network, torch.randn(*input_shape(bundle), generator=torch.Generator().manual_seed(0))
+
+
+def input_shape(bundle: Path) -> list[int]:
+    """Of one batch, as the metadata say."""
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    image = metadata["network_data_format"]["inputs"]["image"]
+    return [1, image["num_channels"], *image["spatial_shape"]]

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,9 +16,11 @@ from PIL import Image
 
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.cli import main
+from neurobundle.geometry import same_grid
 from neurobundle.measure import read_scores
 
 from ..conftest import ROOT, blob
+from ..load.dicom import make
 
 BUNDLE = ROOT / "bundles" / "tumor_slice_segmentation"
 TABLE = BUNDLE / "docs" / "results" / "per_case.csv"
@@ -90,7 +93,7 @@ def test_a_picture_and_its_head_get_the_same_outline(tmp_path: Path) -> None:
     assert main([*WORDS, "-i", str(inputs), "-o", str(tmp_path / "heads"), "--no-pictures"]) == 0
     Image.fromarray(volume[..., 0].T).save(tmp_path / "lps.png")
     words = ["-i", str(tmp_path / "lps.png"), "-o", str(tmp_path / "flat"), "--no-pictures"]
-    assert main([*WORDS, *words, "--set", "preprocessing::field_of_view_mm=90"]) == 0
+    assert main([*WORDS, *words, "--set", "field_of_view_mm=90"]) == 0
     found = nib.load(tmp_path / "heads" / "lps_seg.nii.gz")
     other = nib.load(tmp_path / "heads" / "turned_seg.nii.gz")
     assert np.allclose(found.affine, affine)
@@ -102,6 +105,25 @@ def test_a_picture_and_its_head_get_the_same_outline(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(again.dataobj), labels)
     with Image.open(tmp_path / "flat" / "lps_seg.png") as picture:
         assert np.array_equal(np.array(picture), labels[..., 0].T)
+
+
+@needs_weights
+def test_a_dicom_study(tmp_path: Path) -> None:
+    """The T1 after contrast agent is chosen, the one before is not, and the labels lie on its grid."""
+
+    def contrast(ds: Any, _: int) -> None:
+        ds.ContrastBolusAgent, ds.SeriesNumber, ds.SeriesDescription = "Gadovist", 7, "t1 post contrast"
+
+    data = head((80, 90, 20)).astype(np.uint16)
+    size = {"slices": 20, "rows": 90, "columns": 80, "step": 5.0, "spacing": (1.0, 1.0), "data": data}
+    make.series(tmp_path / "study" / "before", **size)
+    made = make.series(tmp_path / "study" / "after", **size, edit=contrast, uid=make.SERIES + ".7")
+    assert main([*WORDS, "-i", str(tmp_path / "study"), "-o", str(tmp_path / "out")]) == 0
+    (case,) = json.loads((tmp_path / "out" / "report.json").read_text())["cases"]
+    assert [choice["channel"] for choice in case["study"]["chosen"]] == ["T1c"]
+    written = nib.load(tmp_path / "out" / case["output"])
+    assert same_grid(written.shape, written.affine, made.data.shape, made.affine)
+    assert not list((tmp_path / "out").glob("*_seg.png"))
 
 
 def test_a_bundle_of_volumes_takes_no_picture(pictures: Path, tmp_path: Path) -> None:
@@ -123,6 +145,27 @@ def test_stock_monai_writes_the_same(pictures: Path, tmp_path: Path) -> None:
     names = ["high_seg.nii.gz", "high_seg.png", "wide_seg.nii.gz", "wide_seg.png"]
     for name in names:
         assert (tmp_path / "stock" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
+
+
+def test_the_recipe_of_three_channels(tmp_path: Path) -> None:
+    """``with_lgg`` trains on stacked heads of three channels, one of which a case may lack."""
+    items = []
+    for n in range(4):
+        volume = np.roll(head((40, 44, 6)), n, axis=0)
+        for name in ("T1", "FLAIR", "T1c", "seg"):
+            data = (volume > 150).astype(np.uint8) if name == "seg" else volume * (n != 1 or name != "T1")
+            nib.save(nib.Nifti1Image(data, np.diag([1.0, 1.0, 6.0, 1.0])), tmp_path / f"{n}_{name}.nii.gz")
+        images = [f"{n}_{name}.nii.gz" for name in ("T1", "FLAIR", "T1c")]
+        items.append({"case": str(n), "subject": str(n), "fold": n % 2, "image": images, "label": f"{n}_seg.nii.gz"})
+    (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
+    settings = {"datalist": str(tmp_path / "datalist.json"), "dataset_dir": str(tmp_path), "device": "cpu"}
+    settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out" / "models")}
+    small = {"network_size": "tiny", "epochs": 1, "val_interval": 1, "patch_size": [32, 32, 1]}
+    workflow = make_plan(BUNDLE, "train", ["with_lgg"], {**settings, **small}).workflow()
+    workflow.initialize()
+    assert workflow.parser.get_parsed_content("network").stem.in_channels == 3 * 4
+    workflow.run()
+    assert (tmp_path / "out" / "final.pt").exists()
 
 
 def test_nobody_stands_on_two_sides() -> None:

@@ -106,12 +106,12 @@ def test_a_pictures_pixels_are_sized_by_its_field_of_view(tmp_path: Path) -> Non
 def test_a_label_map_lies_on_its_picture(tmp_path: Path) -> None:
     pixels = np.random.default_rng(3).integers(60, 250, (30, 40)).astype(np.uint8)
     mask = np.zeros((30, 40), np.uint8)
-    mask[4:9, 20:31] = 255
+    mask[4:9, 20:31] = 1
     Image.fromarray(pixels).save(tmp_path / "slice.png")
     Image.fromarray(mask).save(tmp_path / "mask.png")
     prepared = slice_preprocessing(["image"], ["label"], field_of_view_mm=40.0)
     found = prepared({"image": str(tmp_path / "slice.png"), "label": str(tmp_path / "mask.png")})
-    assert torch.equal(found["label"][0, :, :, 0].as_tensor().T, torch.from_numpy(mask / 255).float())
+    assert torch.equal(found["label"][0, :, :, 0].as_tensor().T, torch.from_numpy(mask).float())
 
 
 def test_no_field_of_view_is_refused() -> None:

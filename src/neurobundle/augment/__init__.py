@@ -21,6 +21,7 @@ __getattr__, __all__ = attach(
         "RandMotionGhostd": "kspace",
         "RandPosNegCropd": "crops",
         "RandRicianNoised": "noise",
+        "RandSliced": "slices",
         "RandSpatiald": "spatial",
         "RandSpikesd": "kspace",
         "RandThickSlicesd": "artefacts",

@@ -183,6 +183,12 @@ def structures_of(bundle_dir: Path) -> dict[int, str]:
     return {int(value): name for value, name in labels.items() if name.lower() != "background"}
 
 
+def scored_of(bundle_dir: Path) -> list[str]:
+    """What a bundle is scored by: its ``regions`` where its outputs overlap, else its structures."""
+    output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
+    return list(_mapping(output.get("regions"))) or list(structures_of(bundle_dir).values())
+
+
 def groups_of(bundle_dir: Path) -> dict[str, list[int]]:
     """Structures that are counted together as well: name -> label values (``groups`` of the output); often none."""
     output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))

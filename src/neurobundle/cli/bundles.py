@@ -125,7 +125,7 @@ def add_demo(commands: Any) -> None:
         commands,
         "demo",
         _demo,
-        "Segment both hippocampi of the template that nilearn carries; nothing is downloaded.",
+        "Segment a painted tumour and both hippocampi of the template that nilearn carries; nothing is downloaded.",
         "neurobundle demo -o demo",
     )
     sub.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")

@@ -27,7 +27,7 @@ def add_split(commands: Any) -> None:
         metavar="RULE",
         help="subject, case, blocks:N, column:NAME or regex:PATTERN (the layout's subjects)",
     )
-    sub.add_argument("--layout", default="auto", metavar="auto|folders|decathlon|nnunet|bids")
+    sub.add_argument("--layout", default="auto", metavar="auto|folders|decathlon|nnunet|bids|slices")
     sub.add_argument("--images", type=Path, help="the images' folder, for the layout `folders`")
     sub.add_argument("--labels", type=Path, help="the labels' folder, for the layout `folders`")
     sub.add_argument("--subjects", type=Path, help="a CSV or TSV with columns `case` and that of column:NAME")

@@ -5,7 +5,7 @@
 | ``folders`` | ``images/`` or any folder | ``labels/`` or any folder |
 | ``decathlon`` | ``dataset.json``'s ``training``, or ``imagesTr/`` | ``labelsTr/`` |
 | ``nnunet`` | ``imagesTr/<case>_0000.nii.gz``, ``_0001`` ... one a channel | ``labelsTr/<case>.nii.gz`` |
-| ``slices`` | ``images/`` and a table ``index.csv``, or ``<person>/<name>.jpg`` | ``masks/``, or ``<name>_mask.png`` |
+| ``slices`` | ``images/`` of slices, beside a table ``index.csv`` that names their persons | ``masks/`` |
 | ``bids`` | ``sub-*/[ses-*/]anat/*_T1w.nii.gz`` | ``derivatives/**/*_dseg.nii.gz``, else ``*_mask.nii.gz`` |
 
 Sources: Antonelli 2022 (Medical Segmentation Decathlon), nnU-Net's ``documentation/dataset_format.md``, and the Brain

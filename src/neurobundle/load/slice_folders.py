@@ -11,13 +11,12 @@ import csv
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from neurobundle.errors import InputError
-from neurobundle.load.gate import STRICT, Policy, refuse
+from neurobundle.load.gate import STRICT, Policy
 from neurobundle.load.names import is_image_name, safe_name, stem
 from neurobundle.load.pairs import FoundPairs, Pair
-from neurobundle.load.pictures import judge_picture
+from neurobundle.load.pictures import read_picture
 from neurobundle.load.scan import Scan
 
 #: Voxel to millimetres of every slice picture: columns to the left, rows to the back.
@@ -31,62 +30,34 @@ UNKNOWN_SIZE = "a picture does not say millimetres or directions: a pixel counts
 #: What a table beside ``images/`` and ``masks/`` is called, and its columns for a slice and for its person.
 TABLE, SLICE_COLUMN, PERSON_COLUMN = "index.csv", "id", "person"
 
-#: What ends the name of a mask that stands beside its picture.
-MASK_ENDING = "_mask"
-
-#: What a mask that was saved to be looked at has in its region.
-WHITE = 255
-
 
 def read_slice(path: str | Path, policy: Policy = STRICT) -> Scan:
     """A slice picture as a scan of one slice.
 
     Args:
-        path: a PNG or JPEG, grey; in colour where the policy asks for three channels. A mask of 0 and 255 is one of
-            0 and 1.
+        path: a grey PNG or JPEG.
         policy: what is allowed and expected.
 
     Returns:
-        Data ``(column, row, 1)``, or ``(column, row, 1, channel)`` in colour.
+        Data ``(column, row, 1)``.
 
     Raises:
-        InputError: if it is missing or unreadable, the gate refuses it, or it has colours that nobody asked for.
+        InputError: if it is missing, unreadable, coloured, or refused by the gate.
     """
-    path = Path(path)
-    verdict, pixels, _ = judge_picture(path, policy)
-    if pixels is not None and pixels.ndim == 3 and policy.channels != pixels.shape[2]:
-        colour = refuse("type", "RGB images are not supported", "Export it as one number a voxel.", path)
-        verdict.add(colour)
-    verdict.require(path)
-    assert pixels is not None
-    if policy.kind == "label":
-        pixels = without_white(pixels)
-    data = np.ascontiguousarray(np.swapaxes(pixels, 0, 1)[:, :, None])
-    return Scan(data, PICTURE_AFFINE.copy(), (*verdict.warnings, UNKNOWN_SIZE), ALIGNED_ANAT)
-
-
-def without_white(mask: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
-    """A mask of black and white as one of 0 and 1; any other label map as it is.
-
-    >>> without_white(np.array([0, 255], np.uint8)).tolist(), without_white(np.array([0, 2], np.uint8)).tolist()
-    ([0, 1], [0, 2])
-    """
-    return (mask == WHITE).astype(np.uint8) if np.isin(mask, (0, WHITE)).all() else mask
+    pixels = read_picture(Path(path), policy)
+    data = np.ascontiguousarray(pixels.T[:, :, None])
+    return Scan(data, PICTURE_AFFINE.copy(), (UNKNOWN_SIZE,), ALIGNED_ANAT)
 
 
 def is_slice_folder(folder: Path) -> bool:
-    """Whether a folder is of one of the two kinds that :func:`find_slices` knows."""
-    if not (folder / TABLE).is_file():
-        return False
-    return ((folder / "images").is_dir() and (folder / "masks").is_dir()) or any(folder.glob(f"*/*{MASK_ENDING}.png"))
+    """Whether a folder holds what :func:`find_slices` looks for."""
+    return (folder / TABLE).is_file() and (folder / "images").is_dir() and (folder / "masks").is_dir()
 
 
 def find_slices(folder: Path) -> FoundPairs:
-    """The pairs of a folder of slices and masks, each with its person as subject.
+    """The pairs of ``images/`` and ``masks/`` beside a table ``index.csv``, each with its person as subject.
 
-    Two kinds are known: ``images/`` and ``masks/`` beside a table ``index.csv`` with the columns ``id`` and ``person``
-    (the form in which the contrast-enhanced set of Cheng 2015 is kept here); and one folder a person, in which a
-    picture ``<name>.jpg`` stands beside its mask ``<name>_mask.png`` (Buda 2019).
+    The table has the columns ``id``, the name of a picture with or without leading zeros, and ``person``.
 
     Args:
         folder: the data folder.
@@ -97,48 +68,25 @@ def find_slices(folder: Path) -> FoundPairs:
     Raises:
         InputError: if the table cannot be read, or lacks a column.
     """
-    if (folder / "images").is_dir():
-        return _by_table(folder)
-    pairs: list[Pair] = []
-    problems: list[InputError] = []
-    for person in sorted(path for path in folder.iterdir() if path.is_dir()):
-        names = {stem(path.name): path for path in sorted(person.iterdir()) if is_image_name(path.name)}
-        masks = {name.removesuffix(MASK_ENDING): path for name, path in names.items() if name.endswith(MASK_ENDING)}
-        pictures = {name: path for name, path in names.items() if not name.endswith(MASK_ENDING)}
-        _pair(pictures, masks, dict.fromkeys(pictures, person.name), pairs, problems)
-    return FoundPairs("slices", pairs, problems)
-
-
-def _by_table(folder: Path) -> FoundPairs:
     persons = _persons(folder / TABLE)
     pictures, masks = (
         {stem(path.name): path for path in sorted((folder / name).iterdir()) if is_image_name(path.name)}
         for name in ("images", "masks")
     )
-    pairs: list[Pair] = []
-    problems: list[InputError] = []
-    known = {name: persons[_number(name)] for name in pictures if _number(name) in persons}
-    _pair(pictures, masks, known, pairs, problems)
-    return FoundPairs("slices", pairs, problems)
-
-
-def _pair(
-    pictures: dict[str, Path],
-    masks: dict[str, Path],
-    persons: dict[str, str],
-    pairs: list[Pair],
-    problems: list[InputError],
-) -> None:
-    """Pair by name; what is left over is a problem."""
+    found = FoundPairs("slices")
     for name, path in pictures.items():
-        cause = "it is an image without a mask" if name not in masks else "the table has no row for it"
-        if name in masks and name in persons:
-            pairs.append(Pair(safe_name(name), path, masks[name], persons[name]))
+        person, case = persons.get(_number(name)), safe_name(name)
+        if name in masks and person:
+            found.pairs.append(Pair(case, path, masks[name], person))
         else:
-            problems.append(InputError(cause, "Add it, or take the image out.", case=safe_name(name), file=path))
+            cause = "it is an image without a mask" if name not in masks else "the table has no row for it"
+            found.problems.append(InputError(cause, "Add it, or take the image out.", case=case, file=path))
     for name in sorted(set(masks) - set(pictures)):
         cause = "it is a mask without an image"
-        problems.append(InputError(cause, "Add its image, or take it out.", case=safe_name(name), file=masks[name]))
+        found.problems.append(
+            InputError(cause, "Add its image, or take it out.", case=safe_name(name), file=masks[name])
+        )
+    return found
 
 
 def _persons(table: Path) -> dict[str, str]:

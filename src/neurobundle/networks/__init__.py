@@ -9,6 +9,7 @@ __getattr__, __all__ = attach(
         "load_weights": "weights",
         "residual_unet": "unets",
         "save_weights": "weights",
+        "SliceUNet": "slice_unet",
         "strided_unet": "unets",
     },
 )
