@@ -29,6 +29,7 @@ from scipy import ndimage
 from scipy.spatial.transform import Rotation
 from study import number, one_file, report, table
 
+from neurobundle.bundle.find import find_bundle
 from neurobundle.commands.run import Run
 from neurobundle.commands.stack import CASES, stack
 from neurobundle.export.nifti import save_label_map, save_volume
@@ -37,6 +38,7 @@ from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.measure.resampling import bootstrap_interval
 from neurobundle.measure.segmentation import score_case
+from neurobundle.networks.manifest import sha256_of
 from neurobundle.prepare.register import template_path
 
 BUNDLE = "brain_tumor_segmentation"
@@ -231,6 +233,7 @@ def main() -> None:
         [row_of(name, scores, patients["FLAIR"]) for name, scores in ruined.items()],
     )
     figures = {
+        "weights": sha256_of((given.models or find_bundle(BUNDLE) / "models") / "model.pt"),
         "patients": {name: facts_of(scores) for name, scores in patients.items()},
         "without_tumour_ml": empty,
         "damaged": {name: facts_of(scores) for name, scores in ruined.items()},

@@ -14,8 +14,10 @@ import torch
 from neurobundle.cli import main
 from neurobundle.geometry import same_grid
 from neurobundle.networks import save_weights, strided_unet
+from neurobundle.networks.manifest import read_manifest
 
 from ..conftest import ROOT, blob
+from ..helpers import require_weights
 
 NAME = "brain_tumor_segmentation"
 BRATS = {"T1": "t1", "T1c": "t1ce", "T2": "t2", "FLAIR": "flair"}
@@ -121,3 +123,17 @@ def test_regions_of_config_and_metadata_are_one() -> None:
     for n, name in enumerate(names):
         assert inference["labels"][name] in train["regions"][name]
         assert all(inference["labels"][name] not in train["regions"][later] for later in names[n + 1 :])
+
+
+def test_the_card_says_what_the_study_of_real_heads_wrote() -> None:
+    bundle = ROOT / "bundles" / NAME
+    require_weights(bundle)
+    figures = json.loads((bundle / "docs" / "results" / "real.json").read_text())
+    card = (bundle / "docs" / "README.md").read_text()
+    for name, facts in figures["patients"].items():
+        assert facts["dice"] == pytest.approx(np.mean(list(facts["per_patient"].values())))
+        dice, low, high = (f"{value:.3f}"[1:] for value in (facts["dice"], *facts["interval"]))
+        assert f"| {name} | {facts['patients']} | {dice} ({low} to {high}) |" in card
+    for head, ml in figures["without_tumour_ml"].items():
+        assert f"| {head} | {ml:.1f} |" in card
+    assert figures["weights"] == read_manifest(bundle / "models")["model.pt"].sha256
