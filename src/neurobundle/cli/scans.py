@@ -28,7 +28,7 @@ def add_check(commands: Any) -> None:
     sub.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (the datalist's folder)")
     sub.add_argument("--label-values", default="", metavar="0,1,2", help="refuse a label map with any other value")
     _channel_options(sub)
-    _policy_options(sub)
+    policy_options(sub)
     sub.add_argument("--all", action="store_true", help="a row for each good file, however many there are")
     sub.add_argument("--json", action="store_true", help="for programs")
 
@@ -47,7 +47,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.datalist:
         from neurobundle.load.gate import Policy
 
-        if options.channels or _policy(options) != Policy():
+        if options.channels or policy_of(options) != Policy():
             raise SettingError("--datalist takes no options of channels and of the gate", "Leave them out.")
         report = check_datalist(options.datalist, options.dataset_dir, known, progress)
     elif options.channels:
@@ -58,12 +58,12 @@ def _check(options: argparse.Namespace) -> int:
             options.channels.split(","),
             options.mapping,
             options.missing,
-            _policy(options),
+            policy_of(options),
             progress,
             register=options.register,
         )
     else:
-        report = check(options.paths, _policy(options), progress, known)
+        report = check(options.paths, policy_of(options), progress, known)
     say(as_json_text(report) if options.json else as_table(report, everything=options.all))
     return int(report.exit_code)
 
@@ -87,7 +87,7 @@ def add_convert(commands: Any) -> None:
         "-o", "--output", type=Path, required=True, metavar="DIR", help="the folder to write to; made if need be"
     )
     sub.add_argument("--4d", dest="series_as_4d", action="store_true", help="one 4D file for a time series")
-    _policy_options(sub)
+    policy_options(sub)
     sub.add_argument("--real-world", action="store_true", help="real-world values where the files map to them")
 
 
@@ -97,7 +97,7 @@ def _convert(options: argparse.Namespace) -> int:
     _need_channels(options)
     if options.channels and options.series_as_4d:
         raise SettingError("--4d means nothing with --channels", "A study's channels are 3D; leave it out.")
-    policy = replace(_policy(options), real_world=options.real_world)
+    policy = replace(policy_of(options), real_world=options.real_world)
     if options.channels:
         from neurobundle.commands.studies import convert_studies
 
@@ -149,7 +149,7 @@ def add_run(commands: Any) -> None:
     )
     sub.add_argument("--register", action="store_true", help=REGISTER_HELP)
     sub.add_argument("--probabilities", action="store_true", help="also write <case>_prob.nii.gz, if the bundle can")
-    _policy_options(sub)
+    policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
     sub.add_argument("--redo", action="store_true", help="do cases again that an earlier run finished")
     sub.add_argument(
@@ -169,7 +169,7 @@ def _run(options: argparse.Namespace) -> int:
         overlays=options.config,
         settings=settings_of(options),
         pictures=not options.no_pictures,
-        policy=_policy(options),
+        policy=policy_of(options),
         mapping=options.mapping,
         missing=options.missing,
         register=options.register,
@@ -202,7 +202,7 @@ def _need_channels(options: argparse.Namespace) -> None:
         raise SettingError(cause, "For example: --channels T1,FLAIR.")
 
 
-def _policy(options: argparse.Namespace) -> Any:
+def policy_of(options: argparse.Namespace) -> Any:
     from neurobundle.load.gate import Policy
 
     return Policy(
@@ -210,7 +210,7 @@ def _policy(options: argparse.Namespace) -> Any:
     )
 
 
-def _policy_options(sub: argparse.ArgumentParser) -> None:
+def policy_options(sub: argparse.ArgumentParser) -> None:
     """What a user may allow at the gate; see docs/concepts/loading.md."""
     sub.add_argument(
         "--nonfinite", choices=("refuse", "zero"), default="refuse", help="NaN and infinite voxels (refuse)"

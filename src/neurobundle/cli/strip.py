@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.cli.console import command, config_options, progress, say, settings_of
-from neurobundle.cli.scans import _policy, _policy_options
+from neurobundle.cli.scans import policy_of, policy_options
 
 
 def add_strip(commands: Any) -> None:
@@ -25,7 +25,7 @@ def add_strip(commands: Any) -> None:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     sub.add_argument("--margin", type=float, default=0.0, metavar="MM", help="kept around the brain (0)")
     sub.add_argument("--mapping", type=Path, metavar="FILE", help="says which scan of a study it is (YAML or JSON)")
-    _policy_options(sub)
+    policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
     sub.add_argument("--redo", action="store_true", help="do cases again that an earlier call finished")
     sub.add_argument(
@@ -44,7 +44,7 @@ def _strip(options: argparse.Namespace) -> int:
         overlays=options.config,
         settings=settings_of(options),
         pictures=not options.no_pictures,
-        policy=_policy(options),
+        policy=policy_of(options),
         mapping=options.mapping,
         redo=options.redo,
         salted_names=options.salted_names,

@@ -261,8 +261,9 @@ class Run:
         result.status, result.error, result.output, result.volumes_ml = "failed", str(error), "", {}
         logger.error("ERROR %s", error)
 
-    def _segment(self, source: Source, result: CaseResult) -> None:
-        assert self.runner is not None
+    @staticmethod
+    def _read(source: Source, result: CaseResult) -> Scan:
+        """The case's scan; what was chosen for it and what was odd are noted."""
         with _timed(result, "read"):
             try:
                 scan = source.read()
@@ -270,6 +271,11 @@ class Run:
                 result.study = source.study
         for text in scan.warnings:
             result.warn(source.spoken(text))
+        return scan
+
+    def _segment(self, source: Source, result: CaseResult) -> None:
+        assert self.runner is not None
+        scan = self._read(source, result)
         result.input = self._kind(scan)
         result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
         target = self.output / f"{result.case}{self.ending}"

@@ -92,13 +92,7 @@ class Strip(Run):
         from neurobundle.postprocess.brain import brain_mask
 
         assert self.runner is not None
-        with _timed(result, "read"):
-            try:
-                scan = source.read()
-            finally:
-                result.study = source.study
-        for text in scan.warnings:
-            result.warn(source.spoken(text))
+        scan = self._read(source, result)
         with _timed(result, "segment"):
             self.runner.predict(source.opened, result.case)
             labels = read_scan(self.work / f"{result.case}_seg.nii.gz", LABEL)

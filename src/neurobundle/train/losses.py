@@ -26,11 +26,8 @@ def mean_where(values: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
     return (values * there).sum() / there.sum().clamp_min(1)
 
 
-class RegionLoss(nn.Module):
-    """Soft Dice of each region over the whole batch, plus binary cross-entropy.
-
-    A region that nobody in the batch has teaches by cross-entropy alone: its Dice would ask a sum over all voxels to be
-    less than ``smooth``, and press on every voxel, the next head's tumour included, until nothing is found any more.
+class _DiceAndEntropy(nn.Module):
+    """What both losses below are made with.
 
     Args:
         dice: weight of the Dice term.
@@ -39,8 +36,6 @@ class RegionLoss(nn.Module):
 
     Raises:
         SettingError: for weights below 0, or both 0.
-
-    Source: region-based training with batch Dice as in nnU-Net (Isensee et al. 2021).
     """
 
     def __init__(self, dice: float = 1.0, cross_entropy: float = 1.0, smooth: float = 1.0) -> None:
@@ -48,6 +43,18 @@ class RegionLoss(nn.Module):
         if min(dice, cross_entropy) < 0 or dice + cross_entropy <= 0 or smooth <= 0:
             raise SettingError(f"weights are {dice} and {cross_entropy}, smooth {smooth}", "Give them above 0.")
         self.dice, self.cross_entropy, self.smooth = dice, cross_entropy, smooth
+
+
+class RegionLoss(_DiceAndEntropy):
+    """Soft Dice of each region over the whole batch, plus binary cross-entropy.
+
+    A region that nobody in the batch has teaches by cross-entropy alone: its Dice would ask a sum over all voxels to be
+    less than ``smooth``, and press on every voxel, the next head's tumour included, until nothing is found any more.
+
+    Arguments: ``dice`` and ``cross_entropy``, the terms' weights, and ``smooth``, added to both sides of the Dice ratio.
+
+    Source: region-based training with batch Dice as in nnU-Net (Isensee et al. 2021).
+    """
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of one batch, a number."""
@@ -64,27 +71,15 @@ class RegionLoss(nn.Module):
             return total + self.dice * mean_where(dice, there > 0)
 
 
-class LabelLoss(nn.Module):
+class LabelLoss(_DiceAndEntropy):
     """Soft Dice over the whole batch, without the background, plus cross-entropy, of classes that exclude each other.
 
     As MONAI's ``DiceCELoss(softmax=True, batch=True, include_background=False)``, at half its cost and memory for
     many classes, since the target is never one-hot; where the target is unknown, nothing is learned; and a class that
     nobody in the batch has teaches by cross-entropy alone.
 
-    Args:
-        dice: weight of the Dice term.
-        cross_entropy: weight of the cross-entropy.
-        smooth: added to both sides of the Dice ratio, voxels.
-
-    Raises:
-        SettingError: for weights below 0, or both 0.
+    Arguments: ``dice`` and ``cross_entropy``, the terms' weights, and ``smooth``, added to both sides of the Dice ratio.
     """
-
-    def __init__(self, dice: float = 1.0, cross_entropy: float = 1.0, smooth: float = 1.0) -> None:
-        super().__init__()
-        if min(dice, cross_entropy) < 0 or dice + cross_entropy <= 0 or smooth <= 0:
-            raise SettingError(f"weights are {dice} and {cross_entropy}, smooth {smooth}", "Give them above 0.")
-        self.dice, self.cross_entropy, self.smooth = dice, cross_entropy, smooth
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of one batch, a number."""
