@@ -203,6 +203,7 @@ def _need_channels(options: argparse.Namespace) -> None:
 
 
 def policy_of(options: argparse.Namespace) -> Any:
+    """What the gate allows, as :func:`policy_options` asked."""
     from neurobundle.load.gate import Policy
 
     return Policy(

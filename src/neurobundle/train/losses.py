@@ -51,7 +51,7 @@ class RegionLoss(_DiceAndEntropy):
     A region that nobody in the batch has teaches by cross-entropy alone: its Dice would ask a sum over all voxels to be
     less than ``smooth``, and press on every voxel, the next head's tumour included, until nothing is found any more.
 
-    Arguments: ``dice`` and ``cross_entropy``, the terms' weights, and ``smooth``, added to both sides of the Dice ratio.
+    Arguments: ``dice`` and ``cross_entropy``, the terms' weights; ``smooth``, added to both sides of the Dice ratio.
 
     Source: region-based training with batch Dice as in nnU-Net (Isensee et al. 2021).
     """
@@ -78,7 +78,7 @@ class LabelLoss(_DiceAndEntropy):
     many classes, since the target is never one-hot; where the target is unknown, nothing is learned; and a class that
     nobody in the batch has teaches by cross-entropy alone.
 
-    Arguments: ``dice`` and ``cross_entropy``, the terms' weights, and ``smooth``, added to both sides of the Dice ratio.
+    Arguments: ``dice`` and ``cross_entropy``, the terms' weights; ``smooth``, added to both sides of the Dice ratio.
     """
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
