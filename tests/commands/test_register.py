@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from neurobundle import geometry
 from neurobundle.augment.head_plan import HeadSettings, draw_head, grid_affine
@@ -73,6 +74,12 @@ def left_mm(fixed: Image, truth: np.ndarray, found: dict[str, Any]) -> float:
     """What is left of a planted displacement at the corners of the head's box."""
     box = reference_of(checked(fixed, "it")).box_mm
     return moved_mm(np.linalg.inv(truth) @ np.array(found["matrix"]), box)
+
+
+def taken_back(scan: Image, truth: np.ndarray, affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A displaced scan on the grid that it was displaced from, by the motion that was planted."""
+    onto = np.linalg.inv(scan[1]) @ truth @ affine
+    return ndimage.affine_transform(scan[0].astype(float), onto[:3, :3], onto[:3, 3], output_shape=shape, order=1)
 
 
 def alike(one: np.ndarray, other: np.ndarray) -> float:
@@ -383,7 +390,8 @@ def test_without_simpleitk_nothing_is_begun(
 def test_a_study_of_four_sequences(number: int, tmp_path: Path, real_data: Path) -> None:
     """T1, T1c, T2 and FLAIR of one synthesized head with a tumour; T2 is displaced in its header, T1c in the head.
 
-    All come back within 1 mm, and each scan is then what it would have been had nobody moved.
+    All come back within 1 mm, and each scan is then what the planted motion itself, taken back, makes of it. (What it
+    was before it moved is no measure: its noise is gone with an interpolation or two.)
     """
     settings = HeadSettings(shape=(90, 108, 90), spacing_mm=(2.0, 2.0, 2.0), thick=0.0)
     labels = read_label_map(real_data / "labelmaps" / f"training_seg_0{number}.nii.gz")
@@ -400,6 +408,7 @@ def test_a_study_of_four_sequences(number: int, tmp_path: Path, real_data: Path)
         found = entry(case, name)["registration"]
         assert found["accepted"]
         assert left_mm(scans["FLAIR"], truth, found) < GOAL_MM
-        inner = (slice(8, -8),) * 3
-        assert alike(written(tmp_path, name)[0][inner], scans[name][0][inner]) > 0.95
+        inner, still = (slice(8, -8),) * 3, scans[name][0]
+        best = taken_back(displaced[name], truth, affine, still.shape)
+        assert alike(written(tmp_path, name)[0][inner], still[inner]) > alike(best[inner], still[inner]) - 0.002
     assert not entry(case, "T1")["registration"]["accepted"]
