@@ -172,7 +172,9 @@ def test_onnx_export(bundle: Path, tmp_path: Path) -> None:
     session = runtime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
-        assert np.abs(found - network(image).numpy()).max() < 1e-4
+        expected = network(image).numpy()
+    # ONNX Runtime rounds by a share of the largest logits; those of the tumour bundle reach 19.
+    assert np.abs(found - expected).max() < 1e-5 * max(10, np.abs(expected).max())
 
 
 def eager(bundle: Path) -> tuple[torch.nn.Module, torch.Tensor]:
