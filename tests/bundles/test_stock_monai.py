@@ -20,6 +20,9 @@ from ..conftest import BUNDLES, ROOT
 from ..helpers import TINY, Maker, require_weights, small_datalist
 
 pytestmark = pytest.mark.slow
+#: How far ONNX Runtime may be from PyTorch where that is not 1e-4: here it normalises 600,000 voxels at once, and
+#: logits reach 19.
+ONNX_ROUNDS = {"brain_tumor_segmentation": 2e-4}
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_segmentation"
 
 
@@ -173,8 +176,7 @@ def test_onnx_export(bundle: Path, tmp_path: Path) -> None:
     (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
         expected = network(image).numpy()
-    # ONNX Runtime rounds by a share of the largest logits; those of the tumour bundle reach 19.
-    assert np.abs(found - expected).max() < 1e-5 * max(10, np.abs(expected).max())
+    assert np.abs(found - expected).max() < ONNX_ROUNDS.get(bundle.name, 1e-4)
 
 
 def eager(bundle: Path) -> tuple[torch.nn.Module, torch.Tensor]:

@@ -390,8 +390,8 @@ def test_without_simpleitk_nothing_is_begun(
 def test_a_study_of_four_sequences(number: int, tmp_path: Path, real_data: Path) -> None:
     """T1, T1c, T2 and FLAIR of one synthesized head with a tumour; T2 is displaced in its header, T1c in the head.
 
-    All come back within 1 mm, and each scan is then what the planted motion itself, taken back, makes of it. (What it
-    was before it moved is no measure: its noise is gone with an interpolation or two.)
+    All come back within 1 mm, and each scan is then what it would have been had nobody moved, but for what
+    interpolation takes: the planted motion itself, taken back, gives no more.
     """
     settings = HeadSettings(shape=(90, 108, 90), spacing_mm=(2.0, 2.0, 2.0), thick=0.0)
     labels = read_label_map(real_data / "labelmaps" / f"training_seg_0{number}.nii.gz")
@@ -410,5 +410,7 @@ def test_a_study_of_four_sequences(number: int, tmp_path: Path, real_data: Path)
         assert left_mm(scans["FLAIR"], truth, found) < GOAL_MM
         inner, still = (slice(8, -8),) * 3, scans[name][0]
         best = taken_back(displaced[name], truth, affine, still.shape)
-        assert alike(written(tmp_path, name)[0][inner], still[inner]) > alike(best[inner], still[inner]) - 0.002
+        found_again = alike(written(tmp_path, name)[0][inner], still[inner])
+        assert found_again > 0.95
+        assert found_again > alike(best[inner], still[inner]) - 0.002
     assert not entry(case, "T1")["registration"]["accepted"]

@@ -145,6 +145,8 @@ def _draw_one(
         tissues[2] = "meningioma"
     smooth = kind in ("meningioma", "metastases")
     core_tissue, oedema_tissue, rim_tissue = (INDEX[name] for name in tissues)
+    # A stream of its own: how a lesion looks inside changes nothing that is drawn after it.
+    (inside,) = rng.spawn(1)
     return Lesion(
         kind=kind,
         place=place,
@@ -158,8 +160,8 @@ def _draw_one(
         mass=mass,
         tissues=(core_tissue, oedema_tissue, rim_tissue),
         strength=rng.uniform(0.85, 1.0),
-        patchy=0.0 if smooth else rng.uniform(0.0, 0.25),
-        cyst=float(kind == "low_grade" and rng.random() < 0.35) * rng.uniform(0.2, 1.0),
+        patchy=0.0 if smooth else inside.uniform(0.0, 0.25),
+        cyst=float(kind == "low_grade" and inside.random() < 0.35) * inside.uniform(0.2, 1.0),
     )
 
 
