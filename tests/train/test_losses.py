@@ -100,6 +100,24 @@ def test_label_loss_learns_nothing_where_nobody_knows() -> None:
     assert LabelLoss(dice=0)(logits, nobody).item() == 0.0
 
 
+def test_every_second_voxel_teaches_from_any_first_one() -> None:
+    """Of 4 x 4 x 4 voxels 8 teach, of one phase; all phases come; a grid that is the same everywhere says the same."""
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(60):
+        logits = torch.randn(1, 2, 4, 4, 4, requires_grad=True)
+        LabelLoss(dice=0, every=2)(logits, torch.ones(1, 1, 4, 4, 4)).backward()
+        assert logits.grad is not None
+        taught = logits.grad[0, 0].nonzero()
+        assert len(taught) == 8
+        phase = taught.remainder(2)
+        assert bool((phase == phase[0]).all())
+        seen.add(tuple(phase[0].tolist()))
+    assert len(seen) == 8
+    same, target = torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1, 1).expand(1, 2, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
+    assert LabelLoss(dice=0, every=2)(same, target) == LabelLoss(dice=0)(same, target)
+
+
 def test_label_loss_is_float32_under_autocast() -> None:
     logits, target = torch.randn(1, 3, 4, 4, 4), torch.randint(0, 3, (1, 1, 4, 4, 4))
     with torch.autocast("cpu", torch.bfloat16):
@@ -110,6 +128,8 @@ def test_label_loss_is_float32_under_autocast() -> None:
 def test_label_loss_refuses_weights_that_mean_nothing(settings: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="above 0"):
         LabelLoss(**settings)
+    with pytest.raises(SettingError, match="every is 0"):
+        LabelLoss(every=0)
 
 
 def test_tversky_of_four_voxels() -> None:

@@ -78,12 +78,30 @@ class LabelLoss(_DiceAndEntropy):
     many classes, since the target is never one-hot; where the target is unknown, nothing is learned; and a class that
     nobody in the batch has teaches by cross-entropy alone.
 
-    Arguments: ``dice`` and ``cross_entropy``, the terms' weights; ``smooth``, added to both sides of the Dice ratio.
+    Args:
+        dice: weight of the Dice term.
+        cross_entropy: weight of the cross-entropy.
+        smooth: added to both sides of the Dice ratio, voxels.
+        every: only every n-th voxel along each axis teaches, from a first one that is drawn each time. With 2, a step
+            of a network of 33 classes costs a third less, and neighbours say nearly the same.
+
+    Raises:
+        SettingError: for weights below 0, or both 0, or ``every`` below 1.
     """
+
+    def __init__(self, dice: float = 1.0, cross_entropy: float = 1.0, smooth: float = 1.0, every: int = 1) -> None:
+        super().__init__(dice, cross_entropy, smooth)
+        if every < 1:
+            raise SettingError(f"every is {every}", "Give 1 for all voxels, 2 for every second one.")
+        self.every = every
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of one batch, a number."""
         with torch.autocast(logits.device.type, enabled=False):
+            if self.every > 1:
+                first = torch.randint(self.every, (logits.ndim - 2,)).tolist()
+                some = tuple(slice(start, None, self.every) for start in first)
+                logits, target = logits[:, :, *some], target[:, :, *some]
             classes = logits.shape[1]
             logs = F.log_softmax(logits.float(), dim=1).movedim(1, 0).flatten(1)
             labels = target.flatten().long()
