@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -169,7 +170,7 @@ def test_labels_are_braTS_values_inside_the_head(seed: int, kind: str) -> None:
     assert bool(inside[head.label > 0].all())
     oedema = head.tissue[head.label == OEDEMA]
     assert bool(torch.isin(oedema, torch.tensor(BRAIN, dtype=torch.uint8)).all())
-    if kind == "low_grade":
+    if kind in ("low_grade", "diffuse"):
         assert not (head.label == ENHANCING).any()
     if kind == "meningioma":
         assert not (head.label == CORE).any()
@@ -193,6 +194,19 @@ def test_a_meningioma_lies_at_the_skull_and_a_glioma_starts_in_the_brain() -> No
         near = tissue[tuple(slice(max(0, a - 4), a + 5) for a in at)]
         assert bool((near == INDEX["bone"]).any())
         assert int(tissue[tuple(place_of(gli, tissue, STEP).astype(int))]) in BRAIN
+
+
+def test_kinds_are_drawn_by_their_shares() -> None:
+    """Shares need not sum to 1; a kind that is not named, or has 0, never comes; a diffuse glioma only if asked for."""
+    rng = np.random.default_rng(0)
+    kinds = [draw_tumour(rng, kinds={"diffuse": 3, "meningioma": 1, "metastases": 0})[0].kind for _ in range(200)]
+    assert set(kinds) == {"diffuse", "meningioma"}
+    assert 120 < kinds.count("diffuse") < 180
+    assert all(draw_tumour(rng)[0].kind != "diffuse" for _ in range(100))
+    settings = dataclasses.replace(SMALL, tumour=1.0, tumour_kinds={"diffuse": 1.0}, tumour_radius_mm=(20.0, 20.0))
+    (lesion,) = draw_head(rng, settings).tumours
+    assert lesion.kind == "diffuse"
+    assert 20 * math.exp(-0.25) <= lesion.radii_mm.min() <= lesion.radii_mm.max() <= 20 * math.exp(0.25)
 
 
 def test_what_it_looks_like() -> None:
@@ -283,3 +297,8 @@ def test_settings_that_mean_nothing() -> None:
     for radii in ((0, 4), (9, 4)):
         with pytest.raises(SettingError):
             draw_tumour(rng, "low_grade", radii)
+    for kinds in ({"abscess": 1.0}, {"diffuse": -1.0, "low_grade": 1.0}, {"diffuse": 0.0}, {}):
+        with pytest.raises(SettingError):
+            draw_tumour(rng, kinds=kinds)
+        with pytest.raises(SettingError):
+            HeadSettings(tumour_kinds=kinds)

@@ -10,6 +10,8 @@ __getattr__, __all__ = attach(
         "HeadSettings": "head_plan",
         "Lesion": "lesions",
         "RandDropChannelsd": "absence",
+        "RandGraftTumourd": "grafted",
+        "grafted_heads": "grafted",
         "synthetic_heads": "online",
         "mixed_dataset": "online",
         "RandBiasFieldFastd": "contrast",
@@ -21,6 +23,7 @@ __getattr__, __all__ = attach(
         "RandMotionGhostd": "kspace",
         "RandPosNegCropd": "crops",
         "RandRicianNoised": "noise",
+        "RandSlabd": "slabs",
         "RandSliced": "slices",
         "RandSpatiald": "spatial",
         "RandSpikesd": "kspace",
@@ -34,5 +37,6 @@ __getattr__, __all__ = attach(
         "mri_augmentation": "pipeline",
         "paint_lesion": "grafting",
         "synthesize_head": "synthesis",
+        "tumour_slabs": "slabs",
     },
 )

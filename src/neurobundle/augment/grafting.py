@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
+from neurobundle.augment.cubes import box_mean
 from neurobundle.augment.lesions import (
     Lesion,
     Painted,
-    box_mean,
     box_of,
     freedom,
     lesion_means,
@@ -29,12 +29,12 @@ from neurobundle.errors import InputError
 
 
 class PaintedScans(NamedTuple):
-    """Real scans with a lesion.
+    """Real scans with a lesion, or several.
 
     Attributes:
         images: sequence -> ``(i, j, k)`` float32.
         label: uint8, BraTS 2023's numbers.
-        painted: where it is; None if there was no place for it.
+        painted: where the first lesion is; None if there was no place for any.
     """
 
     images: dict[str, torch.Tensor]
@@ -42,10 +42,14 @@ class PaintedScans(NamedTuple):
     painted: Painted | None
 
 
+#: BraTS 2023's numbers in the order in which they give way where two lesions meet: oedema first.
+_RANK = (0, 2, 1, 3)
+
+
 def paint_lesion(
     images: Mapping[str, torch.Tensor],
     brain: torch.Tensor,
-    lesion: Lesion,
+    lesion: Lesion | Sequence[Lesion],
     contrasts: Sequence[Contrast],
     spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
     seed: int = 0,
@@ -58,7 +62,7 @@ def paint_lesion(
     Args:
         images: sequence -> ``(i, j, k)``.
         brain: ``(i, j, k)``: above 0 in the brain, or numbers of tissues if it is uint8 and has more than one.
-        lesion: of :func:`draw_tumour` or :func:`draw_white_matter_lesions`.
+        lesion: of :func:`draw_tumour` or :func:`draw_white_matter_lesions`; all that these gave, or one of it.
         contrasts: one for each sequence, of :func:`neurobundle.augment.tissues.draw_contrasts`.
         spacing_mm: of the voxels.
         seed: of the texture.
@@ -66,7 +70,7 @@ def paint_lesion(
     Raises:
         InputError: for scans of other shapes, an empty brain, or a sequence without a contrast.
     """
-    tissue = _tissue_of(images, brain)
+    tissue = tissue_of(images, brain).clone()
     by_name = {contrast.sequence: contrast for contrast in contrasts}
     missing = next((name for name in images if name not in by_name), None)
     if missing is not None:
@@ -75,31 +79,83 @@ def paint_lesion(
         )
     out = {name: image.detach().to(torch.float32).clone() for name, image in images.items()}
     label = torch.zeros(tissue.shape, dtype=torch.uint8, device=tissue.device)
+    generator = torch.Generator(device=tissue.device).manual_seed(seed)
+    lesions = [lesion] if isinstance(lesion, Lesion) else lesion
+    painted = [_paint_one(out, label, tissue, one, by_name, spacing_mm, generator) for one in lesions]
+    return PaintedScans(out, label, next((one for one in painted if one is not None), None))
+
+
+def _paint_one(
+    images: Mapping[str, torch.Tensor],
+    label: torch.Tensor,
+    tissue: torch.Tensor,
+    lesion: Lesion,
+    contrasts: Mapping[str, Contrast],
+    spacing_mm: Sequence[float],
+    generator: torch.Generator,
+) -> Painted | None:
+    """One lesion, in place: images, label and tissues are pushed aside alike, an earlier lesion too."""
     middle = place_of(lesion, tissue, spacing_mm)
     if middle is None:
-        return PaintedScans(out, label, None)
+        return None
     box = box_of(lesion, middle, tissue.shape, spacing_mm)
     radius = radius_map(lesion, middle, box, spacing_mm, tissue.device)
     shift = mass_effect(lesion, middle, box, radius, freedom(tissue[box], spacing_mm))
-    moved = _pulled(tissue[box].float(), shift, "nearest").to(torch.uint8)
-    painted = paint(lesion, middle, box, moved, spacing_mm)
-    generator = torch.Generator(device=tissue.device).manual_seed(seed)
-    for name, image in out.items():
-        part = image[box]
-        near = part[(moved == INDEX["white"]) & (painted.share == 0)]
+    for numbers in (tissue, label):
+        numbers[box] = _pulled(numbers[box].float(), shift, "nearest").to(torch.uint8)
+    painted = paint(lesion, middle, box, tissue[box], spacing_mm)
+    healthy = (tissue[box] == INDEX["white"]) & (painted.share == 0) & (label[box] == 0)
+    for name, image in images.items():
+        pulled = _pulled(image[box], shift, "bilinear")
+        near = pulled[healthy]
         white = near if len(near) >= 50 else image[tissue == INDEX["white"]]
         level, spread = float(white.median()), float((white - white.median()).abs().median()) * 1.4826
-        pulled = _pulled(part, shift, "bilinear")
-        means = lesion_means(painted, by_name[name]) * level
-        texture = torch.randn(part.shape, generator=generator, device=image.device) * spread * 0.5
+        means = lesion_means(painted, contrasts[name]) * level
+        texture = torch.randn(pulled.shape, generator=generator, device=image.device) * spread * 0.5
         # The scan's own point spread: a voxel's edge is no scanner's.
         image[box] = torch.lerp(pulled, box_mean(means + texture, 1) * 0.5 + means * 0.5, painted.share)
-    label[box] = painted.label
-    return PaintedScans(out, label, painted)
+    rank = torch.tensor(_RANK, dtype=torch.uint8, device=label.device)
+    better = rank[painted.label.to(torch.int32)] > rank[label[box].to(torch.int32)]
+    label[box] = torch.where(better, painted.label, label[box])
+    return painted
 
 
-def _tissue_of(images: Mapping[str, torch.Tensor], brain: torch.Tensor) -> torch.Tensor:
-    """Numbers of tissues: as given, or white, cortex and ventricle by brightness in T1 inside a mask."""
+def nearest_contrasts(
+    images: Mapping[str, torch.Tensor], tissue: torch.Tensor, choices: Sequence[Sequence[Contrast]]
+) -> Sequence[Contrast]:
+    """The contrasts in which cortex is to white matter most as it is in the scans: those of such a scanner.
+
+    Args:
+        images: sequence -> ``(i, j, k)``.
+        tissue: their numbers, of :func:`tissue_of`.
+        choices: several draws of :func:`neurobundle.augment.tissues.draw_contrasts`.
+    """
+    cortex, white = INDEX["cortex"], INDEX["white"]
+    if not bool((tissue == cortex).any()) or not bool((tissue == white).any()):
+        return choices[0]
+    seen = {
+        name: float(image[tissue == cortex].median()) / max(float(image[tissue == white].median()), 1e-6)
+        for name, image in images.items()
+    }
+
+    def off(contrasts: Sequence[Contrast]) -> float:
+        return sum(
+            abs(one.means[cortex] / one.means[white] - seen[one.sequence]) for one in contrasts if one.sequence in seen
+        )
+
+    return min(choices, key=off)
+
+
+def tissue_of(images: Mapping[str, torch.Tensor], brain: torch.Tensor) -> torch.Tensor:
+    """Numbers of tissues: as given, or white, cortex and ventricle by brightness in T1 inside a mask.
+
+    Args:
+        images: sequence -> ``(i, j, k)``.
+        brain: as :func:`paint_lesion` takes it.
+
+    Raises:
+        InputError: for scans of other shapes, or an empty brain.
+    """
     strange = next((name for name, image in images.items() if image.shape != brain.shape), None)
     if strange is not None or not images:
         cause = (

@@ -14,7 +14,7 @@ import numpy as np
 
 from neurobundle.augment.acquisition import Acquisition, draw_acquisition
 from neurobundle.augment.deform import Deformation, DeformationRange, Shape, check_grid, draw_deformation
-from neurobundle.augment.lesions import Lesion, draw_tumour, draw_white_matter_lesions
+from neurobundle.augment.lesions import KINDS, RADIUS_MM, Lesion, check_tumours, draw_tumour, draw_white_matter_lesions
 from neurobundle.augment.tissues import SEQUENCES, Contrast, check_sequences, draw_contrasts, draw_random_contrast
 from neurobundle.errors import SettingError
 
@@ -29,6 +29,8 @@ class HeadSettings:
         sequences: names of :data:`neurobundle.augment.tissues.SEQUENCES`.
         contrast: ``priors``, or ``random``: any brightness for any tissue, any sequence.
         tumour: probability that there is one.
+        tumour_kinds: how often each kind is drawn (:data:`neurobundle.augment.lesions.KINDS`).
+        tumour_radius_mm: smallest and largest mean radius of a tumour, without oedema.
         white_matter_lesions: at most so many.
         skull: whether the head is there, or the brain alone; ``None`` draws one of the two.
         deformation: how far shapes differ.
@@ -44,6 +46,8 @@ class HeadSettings:
     sequences: tuple[str, ...] = SEQUENCES
     contrast: str = "priors"
     tumour: float = 1.0
+    tumour_kinds: Mapping[str, float] = field(default_factory=lambda: dict(KINDS))
+    tumour_radius_mm: tuple[float, float] = RADIUS_MM
     white_matter_lesions: int = 6
     skull: bool | None = True
     deformation: DeformationRange = field(default_factory=DeformationRange)
@@ -56,6 +60,7 @@ class HeadSettings:
     def __post_init__(self) -> None:
         check_grid(self.shape, self.spacing_mm)
         check_sequences(self.sequences)
+        check_tumours(self.tumour_kinds, self.tumour_radius_mm)
         for name, right, wanted in (
             ("contrast", self.contrast in ("priors", "random"), "priors or random"),
             ("tumour", 0 <= self.tumour <= 1, "a probability"),
@@ -108,7 +113,9 @@ def draw_head(rng: np.random.Generator, settings: HeadSettings) -> Plan:
         contrasts = tuple(draw_random_contrast(rng) for _ in settings.sequences)
     else:
         contrasts = draw_contrasts(rng, settings.sequences)
-    tumours = draw_tumour(rng) if rng.random() < settings.tumour else ()
+    tumours: tuple[Lesion, ...] = ()
+    if rng.random() < settings.tumour:
+        tumours = draw_tumour(rng, None, settings.tumour_radius_mm, settings.tumour_kinds)
     spots = draw_white_matter_lesions(rng, settings.white_matter_lesions)
     scanner = {name: getattr(settings, name) for name in ("bias", "noise", "thick", "thick_mm", "gamma")}
     acquisitions = tuple(draw_acquisition(rng, settings.spacing_mm, **scanner) for _ in contrasts)

@@ -3,8 +3,9 @@
 A *tumour* is an ellipsoid whose surface noise has warped. From the inside it has a *core* (1 in BraTS 2023's numbers:
 necrosis, or tumour that does not enhance), a *rim* (3: enhances) and *oedema* around it (2), which follows white
 matter. *Mass effect*: it pushes what is around it outwards, most at its surface, not at the skull. A *meningioma* lies
-at the dura, enhances throughout, and pushes the brain away. A *white-matter lesion* is small, bright in T2 and FLAIR,
-and no tumour: it has no label.
+at the dura, enhances throughout, and pushes the brain away. A *diffuse* glioma does not enhance, hardly pushes, and
+fades out along white matter, which it is mixed with throughout. A *white-matter lesion* is small, bright in T2 and
+FLAIR, and no tumour: it has no label.
 
 ``share`` says how much of a voxel a lesion is; the rest is what was there. The same drawn lesion goes into a
 label map (:mod:`neurobundle.augment.synthesis`) or into real scans (:mod:`neurobundle.augment.grafting`).
@@ -20,15 +21,24 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from neurobundle.augment.cubes import box_mean, dilated
 from neurobundle.augment.deform import Box, expand, rotation
 from neurobundle.augment.tissues import BRAIN, INDEX, INTRACRANIAL, PARENCHYMA, TISSUES, WHITE, Contrast
 from neurobundle.errors import SettingError
-from neurobundle.prepare.separable import along_axis, spline_basis
+from neurobundle.prepare.separable import spline_basis
 
 #: BraTS 2023.
 CORE, OEDEMA, ENHANCING = 1, 2, 3
-#: Kinds of tumours, and how often each is drawn.
-KINDS: Mapping[str, float] = {"high_grade": 0.4, "low_grade": 0.3, "metastases": 0.15, "meningioma": 0.15}
+#: Kinds of tumours, and how often each is drawn unless told otherwise.
+KINDS: Mapping[str, float] = {
+    "high_grade": 0.4,
+    "low_grade": 0.3,
+    "metastases": 0.15,
+    "meningioma": 0.15,
+    "diffuse": 0.0,
+}
+#: Smallest and largest mean radius of a tumour without its oedema.
+RADIUS_MM = (7.0, 26.0)
 #: Control points of the noise that warps a surface, along each axis.
 ROUGHNESS = 12
 #: A tumour's box reaches so many of its radii from its middle.
@@ -94,8 +104,26 @@ class Painted(NamedTuple):
     patches: torch.Tensor
 
 
+def check_tumours(kinds: Mapping[str, float], radius_mm: Sequence[float]) -> None:
+    """Refuse kinds and radii that no tumour can be drawn from.
+
+    Raises:
+        SettingError: for an unknown kind, shares that do not sum to something, or radii that are no lengths.
+    """
+    unknown = next((kind for kind in kinds if kind not in KINDS), None)
+    if unknown is not None:
+        raise SettingError(f"there is no kind of tumour {unknown!r}", f"The kinds: {', '.join(KINDS)}.")
+    if min(kinds.values(), default=0) < 0 or not sum(kinds.values()) > 0:
+        raise SettingError(f"the shares of the kinds are {dict(kinds)}", "Give each a share of 0 or more, one above 0.")
+    if len(radius_mm) != 2 or not 0 < radius_mm[0] <= radius_mm[1]:
+        raise SettingError(f"radius_mm is {radius_mm!r}", "Give the smallest and the largest, above 0.")
+
+
 def draw_tumour(
-    rng: np.random.Generator, kind: str | None = None, radius_mm: tuple[float, float] = (7, 26)
+    rng: np.random.Generator,
+    kind: str | None = None,
+    radius_mm: Sequence[float] = RADIUS_MM,
+    kinds: Mapping[str, float] = KINDS,
 ) -> tuple[Lesion, ...]:
     """A tumour: one lesion, or several that belong together.
 
@@ -103,16 +131,16 @@ def draw_tumour(
         rng: what it is drawn from.
         kind: one of :data:`KINDS`; by their shares if None.
         radius_mm: smallest and largest of the mean radius, without oedema.
+        kinds: the kinds that are drawn, and the share of each; the shares need not sum to 1.
 
     Raises:
-        SettingError: for an unknown kind or a radius that is no length.
+        SettingError: as :func:`check_tumours`.
     """
+    check_tumours({kind: 1.0} if kind else kinds, radius_mm)
     low, high = radius_mm
-    if kind is not None and kind not in KINDS:
-        raise SettingError(f"there is no kind of tumour {kind!r}", f"The kinds: {', '.join(KINDS)}.")
-    if not 0 < low <= high:
-        raise SettingError(f"radius_mm is {radius_mm!r}", "Give the smallest and the largest, above 0.")
-    kind = kind or str(rng.choice(list(KINDS), p=list(KINDS.values())))
+    if kind is None:
+        shares = np.array([kinds.get(name, 0.0) for name in KINDS])
+        kind = str(rng.choice(list(KINDS), p=shares / shares.sum()))
     radius = math.exp(rng.uniform(math.log(low), math.log(high)))
     if kind == "metastases":
         # Seldom one, mostly small; each has a place of its own.
@@ -143,10 +171,17 @@ def _draw_one(
     elif kind == "meningioma":
         oedema, mass = rng.choice([1.0, rng.uniform(1.2, 1.7)]), rng.uniform(0.3, 0.6)
         tissues[2] = "meningioma"
+    elif kind == "diffuse":
+        core, oedema, mass = 1.0, rng.uniform(1.25, 2.0), rng.uniform(0, 0.2)
     smooth = kind in ("meningioma", "metastases")
-    core_tissue, oedema_tissue, rim_tissue = (INDEX[name] for name in tissues)
     # A stream of its own: how a lesion looks inside changes nothing that is drawn after it.
     (inside,) = rng.spawn(1)
+    patchy = 0.0 if smooth else inside.uniform(0.0, 0.25)
+    fluid = {"low_grade": 0.35, "diffuse": 0.2}.get(kind, 0.0)
+    if kind == "diffuse":
+        # Mostly brain that swells between tumour cells.
+        tissues[0] = "oedema" if inside.random() < 0.6 else "solid"
+    core_tissue, oedema_tissue, rim_tissue = (INDEX[name] for name in tissues)
     return Lesion(
         kind=kind,
         place=place,
@@ -159,9 +194,9 @@ def _draw_one(
         oedema=float(oedema),
         mass=mass,
         tissues=(core_tissue, oedema_tissue, rim_tissue),
-        strength=rng.uniform(0.85, 1.0),
-        patchy=0.0 if smooth else inside.uniform(0.0, 0.25),
-        cyst=float(kind == "low_grade" and inside.random() < 0.35) * inside.uniform(0.2, 1.0),
+        strength=rng.uniform(0.55 if kind == "diffuse" else 0.85, 1.0),
+        patchy=patchy,
+        cyst=float(fluid > 0 and inside.random() < fluid) * inside.uniform(0.2, 1.0),
     )
 
 
@@ -217,23 +252,6 @@ def place_of(lesion: Lesion, tissue: torch.Tensor, spacing_mm: Sequence[float]) 
     chosen = int(found[int((lesion.place * 997.0) % 1.0 * len(found))])
     middle = stride * np.array(np.unravel_index(chosen, thin.shape), float)
     return np.clip(middle + lesion.offset_mm / np.asarray(spacing_mm), 0, np.array(tissue.shape) - 1)
-
-
-def dilated(mask: torch.Tensor, steps: int) -> torch.Tensor:
-    """A mask grown by a cube of ``2 steps + 1`` voxels a side: shifted copies, at most as far as it has grown.
-
-    >>> dilated(torch.tensor([0, 0, 0, 1, 0]).bool().reshape(5, 1, 1), 2).flatten().int().tolist()
-    [0, 1, 1, 1, 1]
-    """
-    for axis, size in enumerate(mask.shape):
-        grown, left = 0, min(steps, size - 1)
-        while left:
-            step = min(left, grown + 1)
-            wider = mask.clone()
-            wider.narrow(axis, step, size - step).logical_or_(mask.narrow(axis, 0, size - step))
-            wider.narrow(axis, 0, size - step).logical_or_(mask.narrow(axis, step, size - step))
-            mask, grown, left = wider, grown + step, left - step
-    return mask
 
 
 def box_of(lesion: Lesion, middle: np.ndarray, shape: Sequence[int], spacing_mm: Sequence[float]) -> Box:
@@ -296,9 +314,8 @@ def paint(lesion: Lesion, middle: np.ndarray, box: Box, tissue: torch.Tensor, sp
     radius = radius_map(lesion, middle, box, spacing_mm, tissue.device)
     surface, inner = _noise(lesion, middle, box, spacing_mm, tissue.device)
     # The edge is a voxel wide where a tumour pushes, and wide where it grows between fibres.
-    edge = float(np.mean(np.asarray(spacing_mm) / lesion.radii_mm)) + (
-        0.2 if lesion.tissues[0] == INDEX["solid"] else 0.05
-    )
+    wide = 0.2 if lesion.kind in ("low_grade", "diffuse") else 0.05
+    edge = float(np.mean(np.asarray(spacing_mm) / lesion.radii_mm)) + wide
     outer = radius / torch.exp(lesion.roughness * surface)
     meninges = lesion.kind == "meningioma"
     # Sulci inside a tumour are filled; those beside it are not.
@@ -348,19 +365,6 @@ def _noise(
     fine = expand(lattice, [spline_basis(u, ROUGHNESS) for u in units])
     fields = coarse.mul_(2.4).add_(fine, alpha=1.8)  # a sum of B-splines has a third of its values' deviation
     return fields[0], fields[1]
-
-
-def box_mean(values: torch.Tensor, steps: int) -> torch.Tensor:
-    """The mean over a cube of ``2 steps + 1`` voxels a side; at the box's edge, over what is left of it.
-
-    >>> box_mean(torch.tensor([0.0, 3.0, 0.0, 0.0]).reshape(4, 1, 1), 1).flatten().tolist()
-    [1.5, 1.0, 1.0, 0.0]
-    """
-    for axis, size in enumerate(values.shape):
-        at = torch.arange(size, device=values.device)
-        near = ((at[:, None] - at).abs() <= steps).to(values.dtype)
-        values = along_axis(values, near / near.sum(dim=1, keepdim=True), axis)
-    return values
 
 
 def freedom(tissue: torch.Tensor, spacing_mm: Sequence[float]) -> torch.Tensor:

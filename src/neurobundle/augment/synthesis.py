@@ -22,15 +22,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Randomizable
 
 from neurobundle.augment.acquisition import acquire, normal
+from neurobundle.augment.cubes import box_mean, dilated
 from neurobundle.augment.deform import Warp, smooth_field, swap_sides
 from neurobundle.augment.head_plan import HeadSettings, Plan, draw_head, grid_affine, settings_of
 from neurobundle.augment.lesions import (
     Lesion,
     Painted,
     blend,
-    box_mean,
     box_of,
-    dilated,
     freedom,
     is_one_of,
     mass_effect,

@@ -1,11 +1,13 @@
-"""The handler by which an inference or evaluation config gets its weights."""
+"""The handler by which a config gets its weights: an inference, an evaluation, or a training that begins with some."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from neurobundle.networks.weights import load_weights
 
@@ -18,15 +20,25 @@ class WeightsLoader:
 
     Args:
         path: the weights.
-        network: where they go.
+        network: where they go; may be wrapped for several processes.
+        average: :class:`neurobundle.train.AveragedWeights` that begins with them, in a training.
+        unless: a training state that the run goes on from: where this file is, nothing is loaded.
 
     Raises:
         WeightsError: at the engine's start; see :func:`neurobundle.networks.load_weights`.
     """
 
-    def __init__(self, path: str | Path, network: torch.nn.Module) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        network: torch.nn.Module,
+        average: Any = None,
+        unless: str | Path | None = None,
+    ) -> None:
         self.path = Path(path)
-        self.network = network
+        self.network = network.module if isinstance(network, DataParallel | DistributedDataParallel) else network
+        self.average = average
+        self.unless = None if unless is None else Path(unless)
         self.loaded = False
 
     def attach(self, engine: Engine) -> None:
@@ -35,6 +47,9 @@ class WeightsLoader:
 
     def __call__(self, engine: Engine) -> None:
         """Load, the first time."""
-        if not self.loaded:
-            load_weights(self.network, self.path)
-            self.loaded = True
+        if self.loaded or (self.unless is not None and self.unless.exists()):
+            return
+        load_weights(self.network, self.path)
+        if self.average is not None:
+            self.average.begin()
+        self.loaded = True

@@ -6,6 +6,7 @@ as after a decay of the learning rate, so that a training may be ended early.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,8 @@ from neurobundle.train.handlers import unwrap
 class AveragedWeights:
     """Averages the weights after each iteration; an evaluator sees the average.
 
-    In the first iterations the average forgets faster, so that it does not remember the random start. Give it to
+    In the first iterations the average forgets faster, so that it does not remember the random start; after
+    :meth:`begin` it does not, since that start is worth remembering. Give it to
     :class:`neurobundle.train.TrainingState`, which attaches and saves it.
 
     Args:
@@ -52,6 +54,12 @@ class AveragedWeights:
         if self.average is None:
             self.average = self._started()
         self.average.update_parameters(self.network)
+
+    def begin(self) -> None:
+        """Begin with the weights that the network has now, as if it had had them for long."""
+        self.average = self._started()
+        # So many iterations on, the decay is the whole one: (1 + n) / (10 + n) = decay.
+        self.average.n_averaged.fill_(max(1, math.ceil((10 * self.decay - 1) / (1 - self.decay))))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
