@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import yaml
+from scipy import ndimage
 
 from neurobundle.augment.label_maps import find_label_maps, read_label_map
+from neurobundle.bundle.find import structures_of
+from neurobundle.cli import main, parser
 from neurobundle.commands.synthesize import synthesize
 from neurobundle.errors import EnvironmentFault, ExitCode, InputError, NoInputError, SettingError
 from neurobundle.load.datalist import fold_items
 
 from ..augment.test_synthesis import nested_head
+from ..conftest import ROOT
 
 SIZE = (24, 28, 24)
 
@@ -222,3 +231,142 @@ def test_real_label_maps(real_data: Path, tmp_path: Path) -> None:
     report = synthesize(files[:1], tmp_path, 1, tumour=True, spacing=3.0, skull=False)
     assert report.exit_code == ExitCode.OK
     assert nib.load(next(tmp_path.glob("*/*_seg.nii.gz"))).shape == (54, 64, 54)
+
+
+# ----- anatomy as labels, in the numbers of a bundle
+
+ANATOMY = "brain_anatomy_segmentation"
+
+
+def test_anatomy_in_the_numbers_of_a_bundle(maps: Path, tmp_path: Path) -> None:
+    """One image a head, and where the label map has white matter on the left, the bundle's number of it."""
+    report = make(maps, tmp_path / "out", 2, labels=ANATOMY, tumour=False, sequences=["T2"])
+    assert report.exit_code == ExitCode.OK
+    table = yaml.safe_load((ROOT / "bundles" / ANATOMY / "configs" / "train.yaml").read_text())["anatomy"]
+    for case in report.made:
+        image, seg = (nib.load(tmp_path / "out" / case / f"{case}_{word}.nii.gz") for word in ("t2", "seg"))
+        assert image.shape == seg.shape == SIZE
+        assert np.array_equal(image.affine, seg.affine)
+        labels = np.asarray(seg.dataobj)
+        assert set(np.unique(labels)) == {0, *(table[number] for number in (24, 3, 42, 2, 41, 4, 43))}
+        # Right is right in RAS+, also where the head was mirrored; both halves are about as large.
+        places = [np.argwhere(labels == table[number])[:, 0].mean() for number in (2, 41)]
+        assert places[0] < places[1]
+
+
+def test_the_datalist_names_the_structures(maps: Path, tmp_path: Path) -> None:
+    report = make(maps, tmp_path / "out", 2, labels=ANATOMY)
+    assert report.datalist is not None
+    content = json.loads(report.datalist.read_text())
+    assert content["labels"] == {"0": "background"} | {
+        str(value): name for value, name in structures_of(ROOT / "bundles" / ANATOMY).items()
+    }
+    assert all(isinstance(item["image"], str) for item in content["training"])
+
+
+def test_sequences_in_turn_and_a_random_contrast_has_no_name(maps: Path, tmp_path: Path) -> None:
+    """Each label map goes through all of them, and the two begin with another one."""
+    make(maps, tmp_path / "out", 6, labels=ANATOMY, sequences=["T1", "T2", "FLAIR"])
+    found = sorted(path.name.removesuffix(".nii.gz") for path in (tmp_path / "out").glob("*/*.nii.gz"))
+    ends = {"anna": ("0000_t1", "0002_t2", "0004_flair"), "bert": ("0001_t2", "0003_flair", "0005_t1")}
+    expected = [f"{name}-s0-{end}" for name in ends for end in ends[name]]
+    assert [name for name in found if not name.endswith("_seg")] == expected
+    make(maps, tmp_path / "random", 1, labels=ANATOMY, contrast="random")
+    assert (tmp_path / "random" / "anna-s0-0000" / "anna-s0-0000_image.nii.gz").is_file()
+
+
+def test_mixed_heads(maps: Path, tmp_path: Path) -> None:
+    """Four label maps' first heads, or a label map's first four, are of four kinds."""
+    report = make(maps, tmp_path / "out", 8, labels=ANATOMY, mixed=True)
+    records = [json.loads((tmp_path / "out" / case / f"{case}.json").read_text()) for case in report.made]
+    of_anna = [record for case, record in zip(report.made, records, strict=True) if case.startswith("anna")]
+    kinds = {(record["settings"]["skull"], record["settings"]["contrast"]) for record in of_anna}
+    assert kinds == {(True, "priors"), (False, "priors"), (True, "random"), (False, "random")}
+    # A brain alone is black around the brain, and a head is not.
+    for case, record in zip(report.made, records, strict=True):
+        *_, seg = sorted((tmp_path / "out" / case).glob("*.nii.gz"), key=lambda path: "seg" in path.name)
+        image = next(path for path in seg.parent.glob("*.nii.gz") if path != seg)
+        far = ~ndimage.binary_dilation(np.asarray(nib.load(seg).dataobj) > 0, iterations=2)
+        assert (np.asarray(nib.load(image).dataobj)[far].max() > 100) == record["settings"]["skull"]
+
+
+def test_labels_are_part_of_the_record(maps: Path, tmp_path: Path) -> None:
+    """Other labels make the case again, and nothing of what it was stays; the same ones keep it."""
+    out = tmp_path / "out"
+    make(maps, out, 1)
+    assert json.loads((out / "anna-s0-0000" / "anna-s0-0000.json").read_text())["labels"] == "tumour"
+    assert make(maps, out, 1, labels=ANATOMY).made == ["anna-s0-0000"]
+    assert sorted(content(out / "anna-s0-0000")) == [
+        f"anna-s0-0000{end}" for end in (".json", "_seg.nii.gz", "_t1.nii.gz")
+    ]
+    before = content(out)
+    assert make(maps, out, 1, labels=ANATOMY).kept == ["anna-s0-0000"]
+    assert content(out) == before
+
+
+def test_a_bundle_that_numbers_otherwise_makes_other_labels(maps: Path, tmp_path: Path) -> None:
+    """A copy with another number for the ventricles: its heads are made again."""
+    out, bundle = tmp_path / "out", tmp_path / "copy"
+    make(maps, out, 1, labels=ANATOMY)
+    shutil.copytree(ROOT / "bundles" / ANATOMY, bundle)
+    config = bundle / "configs" / "train.yaml"
+    config.write_text(config.read_text().replace("4: 3,", "4: 1,"))
+    assert make(maps, out, 1, labels=str(bundle)).made == ["anna-s0-0000"]
+    assert 3 not in np.asarray(nib.load(out / "anna-s0-0000" / "anna-s0-0000_seg.nii.gz").dataobj)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"labels": "tumor"}, "did you mean 'tumour'"),
+        ({"labels": "brain_anatomy"}, f"did you mean '{ANATOMY}'"),
+        ({"labels": "nowhere/at_all"}, "no such bundle"),
+        ({"labels": "hippocampus_segmentation"}, "hippocampus_segmentation learns no anatomy"),
+        ({"mixed": True, "skull": False}, "mixed"),
+        ({"mixed": True, "contrast": "random"}, "mixed"),
+    ],
+    ids=str,
+)
+def test_labels_that_mean_nothing(maps: Path, tmp_path: Path, settings: dict, told: str) -> None:
+    with pytest.raises(SettingError, match=told) as caught:
+        make(maps, tmp_path / "out", **settings)
+    assert caught.value.way_out == (
+        "Leave the others out." if "mixed" in settings else f"Give tumour, or a bundle that learns anatomy: {ANATOMY}."
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def trained(maps: Path, tmp_path: Path) -> list[str]:
+    """An epoch on what the command made, by its own datalist; the words that say so."""
+    words = [str(maps), "-o", str(tmp_path / "heads"), "-n", "4", "--labels", ANATOMY, "--mixed", "--spacing", "8"]
+    assert main(["synthesize", *words]) == 0
+    data = ["--data", str(tmp_path / "heads" / "datalist.json"), "--device", "cpu", "--set", "spacing=[8,8,8]"]
+    data += ["network_size=tiny", "window=[16,16,16]", "patch_size=[16,16,16]"]
+    assert main(["train", ANATOMY, "-o", str(tmp_path / "trained"), *data, "epochs=1", "val_interval=1"]) == 0
+    return data
+
+
+def test_the_bundle_trains_on_them(trained: list[str], tmp_path: Path) -> None:
+    assert (tmp_path / "trained" / "models" / "model.pt").is_file()
+
+
+@pytest.mark.slow
+def test_the_bundle_is_evaluated_on_them(trained: list[str], tmp_path: Path) -> None:
+    """The heads of the label map that was held back, every structure of each."""
+    weights = ["--fold", "0", "--weights", str(tmp_path / "trained" / "models" / "model.pt")]
+    assert main(["evaluate", ANATOMY, "-o", str(tmp_path / "scores"), *weights, *trained]) == 0
+    with (tmp_path / "scores" / "per_case.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["case"] for row in rows} == {"anna-s0-0000", "anna-s0-0002"}
+    assert {row["subject"] for row in rows} == {"anna"}
+    assert {row["structure"] for row in rows} == {"brain", *structures_of(ROOT / "bundles" / ANATOMY).values()}
+
+
+def test_the_commands_of_the_pages_parse() -> None:
+    for page in ("docs/training-queue.md", "docs/concepts/synthesis.md"):
+        found = re.findall(r"neurobundle (synthesize [^`\n[]+)", (ROOT / page).read_text())
+        assert found
+        for text in found:
+            options = parser().parse_args(shlex.split(text))
+            assert options.labels in ("tumour", ANATOMY)

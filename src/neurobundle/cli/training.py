@@ -109,11 +109,18 @@ def add_synthesize(commands: Any) -> None:
     sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="gets cases and a datalist")
     sub.add_argument("-n", type=int, default=10, help="how many heads (10)")
     sub.add_argument("--sequences", default="T1,T1c,T2,FLAIR", metavar="T1,FLAIR", help="which (T1,T1c,T2,FLAIR)")
-    sub.add_argument("--tumour", action="store_true", help="each head has one, labelled in the numbers of BraTS 2023")
+    sub.add_argument("--tumour", action="store_true", help="each head has one")
+    sub.add_argument(
+        "--labels",
+        default="tumour",
+        metavar="tumour|BUNDLE",
+        help="the tumour in the numbers of BraTS 2023, or the anatomy in a bundle's numbers, one image a head (tumour)",
+    )
     sub.add_argument("--seed", type=int, default=0, help="what they are drawn from (0)")
     sub.add_argument("--spacing", type=float, default=1.0, metavar="MM", help="the side of a voxel (1)")
     sub.add_argument("--no-skull", action="store_true", help="the brain alone")
     sub.add_argument("--contrast", choices=("priors", "random"), default="priors", help="as in MR, or any (priors)")
+    sub.add_argument("--mixed", action="store_true", help="with and without the skull, of both contrasts, in turn")
     sub.add_argument("--device", default="cpu", metavar="cpu|cuda[:N]", help="where to make them (cpu)")
 
 
@@ -126,10 +133,12 @@ def _synthesize(options: argparse.Namespace) -> int:
         options.n,
         options.sequences.split(","),
         tumour=options.tumour,
+        labels=options.labels,
         seed=options.seed,
         spacing=options.spacing,
         skull=not options.no_skull,
         contrast=options.contrast,
+        mixed=options.mixed,
         device=options.device,
         progress=progress,
     )
