@@ -163,7 +163,8 @@ def _whole(shape: tuple[int, ...], affine: npt.NDArray[np.float64], spacing: npt
     new[:3, :3] = _directions(turned) * spacing
     steps = np.linalg.solve(new[:3, :3], turned[:3, :3])
     places = corners(size.tolist()) @ steps.T
-    wanted = np.round(np.ptp(places, axis=0) + 1.0)
+    # Headers are exact to about 1e-6: what is half a voxel in one file's is not a little less in another's.
+    wanted = np.round(np.round(np.ptp(places, axis=0), 3) + 1.0)
     if wanted.max() > MOST_VOXELS:  # a crop may make the others fewer, but this one not even int64 may hold
         _refuse_huge(wanted.tolist(), spacing)
     n = wanted.astype(int).tolist()

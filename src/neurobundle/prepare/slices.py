@@ -51,7 +51,8 @@ def stacked_along(affine: npt.ArrayLike) -> int:
     matrix = np.asarray(affine, float)
     sizes = voxel_sizes_mm(matrix)
     thickest = int(np.argmax(sizes))
-    if sizes[thickest] < THICK * np.delete(sizes, thickest).max():
+    # Sizes in headers are exact to about 1e-6, and exactly THICK is a usual protocol: it counts as thick.
+    if sizes[thickest] < (THICK - 1e-3) * np.delete(sizes, thickest).max():
         return 2
     return int(np.argmax(np.abs(matrix[:3, thickest])))
 
