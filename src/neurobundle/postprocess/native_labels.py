@@ -1,4 +1,9 @@
-"""Logits of many classes back on the native grid, in the memory of a few."""
+"""From logits on the network's grid to labels or probabilities on the native one, in little time and memory.
+
+Both grids are read off the image: its affine says where the network's lies, also after a crop, and the record that
+:class:`neurobundle.prepare.ToNetworkGridd` left says which the native one is. The *reach* of the network's grid is
+where linear interpolation gives a value: up to half a voxel beyond its outermost centres. Beyond it all is background.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +27,8 @@ from neurobundle.prepare.space import sample
 #: A class is sampled where its probability is above this in some voxel nearby: elsewhere it is not the largest.
 LEAST_PROBABILITY = 1e-3
 
+_Box = tuple[slice, ...]
+
 
 class LogitsToNativeLabelsd(MapTransform):
     """Logits on the network's grid become a label map ``(1, i, j, k)`` on the native one, uint8.
@@ -32,7 +39,7 @@ class LogitsToNativeLabelsd(MapTransform):
 
     Args:
         keys: logits ``(class, i, j, k)``.
-        orig_keys: the image that went through :class:`neurobundle.prepare.ToNetworkGridd`, which knows both grids.
+        orig_keys: the image that went through :class:`neurobundle.prepare.ToNetworkGridd`, and perhaps a crop.
         allow_missing_keys: as in MONAI.
 
     Raises:
@@ -50,26 +57,64 @@ class LogitsToNativeLabelsd(MapTransform):
         """The label map of one case."""
         result = dict(data)
         for key in self.key_iterator(result):
-            image, logits = result[self.orig_key], torch.as_tensor(result[key])
+            image, logits = result[self.orig_key], _plain(result[key])
             if len(logits) > np.iinfo(np.uint8).max + 1:
                 raise InputError(f"{len(logits)} classes do not fit uint8", "Report this with the config.")
             network, native = _grids(image)
-            plain = logits.as_tensor() if isinstance(logits, MetaTensor) else logits
-            labels = MetaTensor(native_labels(plain.float(), network, native)[None]).copy_meta_from(image)
-            labels.affine = torch.from_numpy(native.affine.copy())
-            labels.applied_operations = []
-            result[key] = labels
+            result[key] = _on_native(native_labels(logits, network, native)[None], native, image)
         return result
 
 
+class LogitsToNativeProbabilitiesd(MapTransform):
+    """Logits of regions become probabilities ``(region, i, j, k)`` on the native grid, each a sigmoid by itself.
+
+    As MONAI's ``Invertd`` followed by ``Activationsd(sigmoid=True)``, but that what the network did not see has the
+    probability 0, where a logit of 0 would say one half.
+
+    Args:
+        keys: logits ``(region, i, j, k)``.
+        orig_keys: the image that went through :class:`neurobundle.prepare.ToNetworkGridd`, and perhaps a crop.
+        allow_missing_keys: as in MONAI.
+
+    Raises:
+        InputError: if the image did not go through it.
+    """
+
+    def __init__(self, keys: KeysCollection, orig_keys: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orig_key = orig_keys
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The probabilities of one case."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image, logits = result[self.orig_key], _plain(result[key])
+            network, native = _grids(image)
+            result[key] = _on_native(native_probabilities(logits, network, native), native, image)
+        return result
+
+
+def _plain(logits: Any) -> torch.Tensor:
+    tensor = torch.as_tensor(logits)
+    return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).float()
+
+
 def _grids(image: Any) -> tuple[npt.NDArray[np.float64], Grid]:
-    """The network grid's affine, and the native grid, by the record that the preprocessing left."""
+    """The affine of the grid that the network saw, and the native grid."""
     for applied in reversed(getattr(image, "applied_operations", [])):
         record = applied.get(TraceKeys.EXTRA_INFO) or {}
-        if "network_affine" in record:
+        if "native_affine" in record:
             i, j, k = (int(n) for n in applied[TraceKeys.ORIG_SIZE])
-            return np.asarray(record["network_affine"], float), Grid((i, j, k), np.asarray(record["native_affine"]))
+            return np.asarray(image.affine, float), Grid((i, j, k), np.asarray(record["native_affine"], float))
     raise InputError("the image did not go through ToNetworkGridd", "Use mri_preprocessing in the config.")
+
+
+def _on_native(values: torch.Tensor, native: Grid, image: MetaTensor) -> MetaTensor:
+    """With the metadata of an image, but for where it lies and what was done to it."""
+    found = MetaTensor(values).copy_meta_from(image)
+    found.affine = torch.from_numpy(native.affine.copy())
+    found.applied_operations = []
+    return found
 
 
 def native_labels(logits: torch.Tensor, affine: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
@@ -83,31 +128,56 @@ def native_labels(logits: torch.Tensor, affine: npt.NDArray[np.float64], native:
     Returns:
         ``native.shape``, uint8; the lower class of two alike.
     """
-    best = sample(logits[:1], affine, native)[0]
     labels = torch.zeros(native.shape, dtype=torch.uint8)
-    log_sum = logits.logsumexp(dim=0)
-    threshold = float(np.log(LEAST_PROBABILITY))
-    # Beyond the network's grid every logit is 0: none is larger than another.
+    everywhere = _native_box(tuple(slice(0, n) for n in logits.shape[1:]), affine, native)
+    if everywhere is None:
+        return labels
+    # Beyond the reach every logit is 0: none is larger than another.
+    best = sample(logits[:1], affine, _part(native, everywhere))[0]
+    found = torch.zeros(best.shape, dtype=torch.uint8, device=best.device)
+    least = logits.logsumexp(dim=0) + float(np.log(LEAST_PROBABILITY))
     for value in range(1, len(logits)):
-        box = _native_box((logits[value] - log_sum > threshold).cpu().numpy(), affine, native)
+        box = _box_of((logits[value] > least).cpu().numpy())
+        box = None if box is None else _native_box(box, affine, native)
         if box is None:
             continue
-        moved = native.affine.copy()
-        moved[:3, 3] = geometry.apply(native.affine, [side.start for side in box])
-        i, j, k = (side.stop - side.start for side in box)
-        here = sample(logits[value : value + 1], affine, Grid((i, j, k), moved))[0]
-        larger = here > best[box]
-        best[box] = torch.where(larger, here, best[box])
-        labels[box][larger.cpu()] = value
+        within = tuple(slice(a.start - b.start, a.stop - b.start) for a, b in zip(box, everywhere, strict=True))
+        here = sample(logits[value : value + 1], affine, _part(native, box))[0]
+        found[within].masked_fill_(here > best[within], value)
+        torch.maximum(best[within], here, out=best[within])
+    labels[everywhere] = found.cpu()
     return labels
 
 
-def _native_box(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64], native: Grid) -> tuple[slice, ...] | None:
-    """The native voxels that a mask of the network's grid can reach by linear interpolation; None if there are none."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        return None
-    box = found[0]
+def native_probabilities(logits: torch.Tensor, affine: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
+    """The probabilities of each native voxel.
+
+    Args:
+        logits: ``(region, i, j, k)`` float32 on the network's grid.
+        affine: the network grid's.
+        native: the native grid; where the network's does not reach, the probability is 0.
+
+    Returns:
+        ``(region, *native.shape)``, float32.
+    """
+    probabilities = logits.new_zeros((len(logits), *native.shape))
+    box = _native_box(tuple(slice(0, n) for n in logits.shape[1:]), affine, native)
+    if box is None:
+        return probabilities
+    part = _part(native, box)
+    reached = sample(torch.ones_like(logits[:1]), affine, part) > 0.5
+    probabilities[(slice(None), *box)] = sample(logits, affine, part).sigmoid_() * reached
+    return probabilities
+
+
+def _box_of(mask: npt.NDArray[np.bool_]) -> _Box | None:
+    """The smallest box that holds a mask; None if it is empty."""
+    found: list[_Box | None] = ndimage.find_objects(mask.astype(np.uint8))
+    return found[0] if found else None
+
+
+def _native_box(box: _Box, affine: npt.NDArray[np.float64], native: Grid) -> _Box | None:
+    """The native voxels that a box of the network's grid can reach by linear interpolation; None if there are none."""
     # A voxel's value reaches one network voxel far; at the grid's edge half a voxel of either grid beyond.
     ends = np.array([[side.start - 1.0, side.stop] for side in box])
     corners = np.array([[ends[axis, n >> axis & 1] for axis in range(3)] for n in range(8)])
@@ -117,3 +187,11 @@ def _native_box(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64], na
     if (high <= low).any():
         return None
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+
+
+def _part(native: Grid, box: _Box) -> Grid:
+    """The grid of a box of native voxels."""
+    moved = native.affine.copy()
+    moved[:3, 3] = geometry.apply(native.affine, [side.start for side in box])
+    i, j, k = (side.stop - side.start for side in box)
+    return Grid((i, j, k), moved)

@@ -6,6 +6,7 @@ __getattr__, __all__ = attach(
     __name__,
     {
         "BiasField": "bias_field",
+        "CropToHeadd": "head_crop",
         "DenoiseNonLocalMeansd": "denoise",
         "HistogramLandmarksd": "landmarks",
         "LabelsToRegionsd": "label_regions",
@@ -24,6 +25,7 @@ __getattr__, __all__ = attach(
         "ToSlicesd": "slices",
         "check_alignment": "alignment",
         "find_bias_field": "bias_field",
+        "in_head": "head_crop",
         "kind_of_input": "locate",
         "learn_landmarks": "landmarks",
         "mri_preprocessing": "pipeline",
