@@ -232,6 +232,15 @@ def test_heads_with_their_skull_are_refused(studies: Path) -> None:
     assert "strip" in caught.value.way_out
 
 
+def test_scans_that_show_nothing_are_refused_before_the_training(studies: Path) -> None:
+    for name in SEQUENCES:
+        nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.float32), GRID), studies.parent / f"bert_{name}.nii.gz")
+    with pytest.raises(InputError, match="show nothing") as caught:
+        grafted_heads(studies, 1, chain(), spacing_mm=STEP)
+    assert caught.value.case == "bert"
+    assert "bert_T1" in caught.value.file
+
+
 def test_scans_with_other_channels_are_refused() -> None:
     given = scans()
     with pytest.raises(InputError, match="T1, T1c, T2, FLAIR"):

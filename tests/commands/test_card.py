@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from neurobundle.cli import main
-from neurobundle.commands.card import draw_worst, score_tables
+from neurobundle.commands.card import draw_cases, draw_evaluated, score_tables
+from neurobundle.errors import InputError
 from neurobundle.measure import read_scores, summarise, write_scores
 from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
 
@@ -145,6 +146,30 @@ def test_the_worst_cases_are_drawn_whatever_their_images_hold(tmp_path: Path, ma
     blank = dict.fromkeys(("hd95_mm", "nsd", "iou", "sensitivity", "precision", "hd_mm", "assd_mm"), 0.0)
     score = Score("one", "blob", dice=0.5, volume_ml=1.0, reference_ml=1.0, status="ok", **blank)
     items = {"one": {"image": str(image), "label": str(label)}}
-    (drawn,) = draw_worst(tmp_path / "pictures", [score], items, {"one": label})
+    (drawn,) = draw_cases(tmp_path / "pictures", [score], items, {"one": label})
     assert drawn.name == "worst-1.png"
     assert drawn.stat().st_size > 0
+
+
+def test_an_evaluation_is_drawn_from_worst_to_best(tmp_path: Path, make_pair: Maker) -> None:
+    """Dice of .1, .5 and .9: all of them are the worst three, and the second is the middle."""
+    results = tmp_path / "results"
+    (results / "predictions").mkdir(parents=True)
+    pairs = {case: make_pair(tmp_path, case) for case in ("bad", "fair", "good")}
+    for case, (_, label) in pairs.items():
+        (results / "predictions" / f"{case}_seg.nii.gz").write_bytes(Path(label).read_bytes())
+    blank = dict.fromkeys((*DISTANCES, *SHARES), 0.0) | {"volume_ml": 1.0, "reference_ml": 1.0, "status": "ok"}
+    dices = {"good": 0.9, "bad": 0.1, "fair": 0.5}
+    scores = [Score(case, "blob", **(blank | {"dice": dice})) for case, dice in dices.items()]
+    write_scores(results / "per_case.csv", scores, {case: case for case in dices})
+    training = [{"case": case, "subject": case, "image": str(i), "label": str(s)} for case, (i, s) in pairs.items()]
+    datalist = tmp_path / "datalist.json"
+    datalist.write_text(json.dumps({"training": training}))
+    drawn = draw_evaluated(tmp_path / "bundle", results, datalist)
+    assert [path.name for path in drawn] == ["worst-1.png", "worst-2.png", "worst-3.png", "middle.png", "best.png"]
+    pixels = {path.stem: path.read_bytes() for path in drawn}
+    assert pixels["middle"] == pixels["worst-2"]
+    assert pixels["best"] == pixels["worst-3"] != pixels["worst-1"]
+    datalist.write_text(json.dumps({"training": [{**training[0], "case": "other"}]}))
+    with pytest.raises(InputError, match="no prediction of a case"):
+        draw_evaluated(tmp_path / "bundle", results, datalist)

@@ -103,7 +103,7 @@ def test_publishing_a_crossvalidation_writes_its_record(
 ) -> None:
     """If it was of the bundle's own datalist; nobody else could make it again."""
     monkeypatch.setattr(crossval, "publish_results", lambda *_: None)
-    monkeypatch.setattr(crossval, "draw_worst", lambda *_: None)
+    monkeypatch.setattr(crossval, "draw_cases", lambda *_: None)
     (tmp_path / "data").mkdir()
     data, out = small_datalist(tmp_path / "data", make_pair), tmp_path / "out"
     if own:

@@ -116,6 +116,8 @@ def test_every_second_voxel_teaches_from_any_first_one() -> None:
     assert len(seen) == 8
     same, target = torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1, 1).expand(1, 2, 4, 4, 4), torch.ones(1, 1, 4, 4, 4)
     assert LabelLoss(dice=0, every=2)(same, target) == LabelLoss(dice=0)(same, target)
+    flat = same[..., :1], target[..., :1]
+    assert all(LabelLoss(dice=0, every=2)(*flat) == LabelLoss(dice=0)(*flat) for _ in range(8))
 
 
 def test_label_loss_is_float32_under_autocast() -> None:

@@ -191,6 +191,8 @@ def _item(study: Mapping[str, Any], key: str, load: Compose) -> dict[str, Any]:
         raise (ours_in(error) or InputError(f"cannot be read ({error})")).for_case(study["case"]) from error
     voxel_ml = abs(float(torch.linalg.det(image.affine[:3, :3]))) / 1000
     brain_ml = float((image > 0).any(dim=0).sum()) * voxel_ml
+    if not brain_ml:
+        raise InputError("its scans show nothing", "Mend them.", case=study["case"], file=file_of(image))
     if brain_ml > MOST_BRAIN_ML:
         raise InputError(
             f"its scans have {brain_ml:.0f} ml with a signal, which is more than a brain",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from neurobundle.augment.cubes import box_mean
 from neurobundle.augment.lesions import (
+    RANK,
     Lesion,
     Painted,
     box_of,
@@ -40,10 +41,6 @@ class PaintedScans(NamedTuple):
     images: dict[str, torch.Tensor]
     label: torch.Tensor
     painted: Painted | None
-
-
-#: BraTS 2023's numbers in the order in which they give way where two lesions meet: oedema first.
-_RANK = (0, 2, 1, 3)
 
 
 def paint_lesion(
@@ -114,7 +111,7 @@ def _paint_one(
         texture = torch.randn(pulled.shape, generator=generator, device=image.device) * spread * 0.5
         # The scan's own point spread: a voxel's edge is no scanner's.
         image[box] = torch.lerp(pulled, box_mean(means + texture, 1) * 0.5 + means * 0.5, painted.share)
-    rank = torch.tensor(_RANK, dtype=torch.uint8, device=label.device)
+    rank = torch.tensor(RANK, dtype=torch.uint8, device=label.device)
     better = rank[painted.label.to(torch.int32)] > rank[label[box].to(torch.int32)]
     label[box] = torch.where(better, painted.label, label[box])
     return painted

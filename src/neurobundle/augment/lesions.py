@@ -29,6 +29,8 @@ from neurobundle.prepare.separable import spline_basis
 
 #: BraTS 2023.
 CORE, OEDEMA, ENHANCING = 1, 2, 3
+#: Rank of each number, 0 to 3: where two lesions meet the higher one is shown, so that oedema gives way.
+RANK = (0, 2, 1, 3)
 #: Kinds of tumours, and how often each is drawn unless told otherwise.
 KINDS: Mapping[str, float] = {
     "high_grade": 0.4,

@@ -24,14 +24,14 @@ from neurobundle.prepare.store_dataset import training_dataset
 NO_FOLD = -1
 
 
-class _Both:
-    """Two chains of transforms with one seed, for whoever reseeds a dataset's ``transform``."""
+class _All:
+    """Chains of transforms with one seed, for whoever reseeds a dataset's ``transform``."""
 
     def __init__(self, transforms: Sequence[Any]) -> None:
         self.transforms = transforms
 
-    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _Both:
-        """Seed both."""
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> _All:
+        """Seed each, with the next number."""
         for number, transform in enumerate(self.transforms):
             if hasattr(transform, "set_random_state"):
                 transform.set_random_state(None if seed is None else (seed + number) % 2**32, state)
@@ -49,7 +49,7 @@ class MixedDataset(Dataset):
         super().__init__([(a, b) for a, dataset in enumerate(datasets) for b in range(len(dataset))])
         self.datasets = list(datasets)
         # Only its seed is ever set: each dataset applies its own.
-        self.transform = _Both([dataset.transform for dataset in datasets])  # type: ignore[assignment]
+        self.transform = _All([dataset.transform for dataset in datasets])  # type: ignore[assignment]
 
     def _transform(self, index: int) -> Any:
         which, number = self.data[index]

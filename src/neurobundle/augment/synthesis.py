@@ -26,6 +26,7 @@ from neurobundle.augment.cubes import box_mean, dilated
 from neurobundle.augment.deform import Warp, smooth_field, swap_sides
 from neurobundle.augment.head_plan import HeadSettings, Plan, draw_head, grid_affine, settings_of
 from neurobundle.augment.lesions import (
+    RANK,
     Lesion,
     Painted,
     blend,
@@ -151,7 +152,7 @@ def _grown(
 def _labels(painted: Sequence[Painted], tissue: torch.Tensor) -> torch.Tensor:
     """All tumours in one map; where two meet, enhancing tumour and core go before oedema."""
     label = torch.zeros_like(tissue)
-    rank = torch.tensor([0, 2, 1, 3], dtype=torch.uint8, device=tissue.device)
+    rank = torch.tensor(RANK, dtype=torch.uint8, device=tissue.device)
     for one in painted:
         there = label[one.box]
         better = rank[one.label.to(torch.int32)] > rank[there.to(torch.int32)]

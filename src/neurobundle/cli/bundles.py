@@ -109,13 +109,24 @@ def add_card(commands: Any) -> None:
     )
     sub.add_argument("name", help="a bundle's name or folder")
     sub.add_argument("--results", type=Path, metavar="DIR", help="copied to docs/results first (those that are there)")
+    sub.add_argument(
+        "--pictures", type=Path, metavar="DATALIST", help="draw worst, middle and best case of the results into it"
+    )
+    sub.add_argument("--dataset-dir", type=Path, metavar="DIR", help="what the datalist's paths are relative to")
 
 
 def _card(options: argparse.Namespace) -> int:
     from neurobundle.bundle.find import find_bundle
-    from neurobundle.commands.card import publish_results
+    from neurobundle.commands.card import draw_evaluated, publish_results
+    from neurobundle.errors import SettingError
 
-    say(f"written: {publish_results(find_bundle(options.name), options.results)}")
+    if options.pictures and not options.results:
+        raise SettingError("--pictures needs the predictions of an evaluation", "Give its folder by --results.")
+    bundle = find_bundle(options.name)
+    say(f"written: {publish_results(bundle, options.results)}")
+    if options.pictures:
+        for path in draw_evaluated(bundle, options.results, options.pictures, options.dataset_dir):
+            say(f"written: {path}")
     return int(ExitCode.OK)
 
 

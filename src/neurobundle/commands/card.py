@@ -18,6 +18,7 @@ from neurobundle.commands.results import mean
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.files import write_atomic
+from neurobundle.load.datalist import read_datalist
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
 from neurobundle.measure.evaluation import ALL_CLASSES
@@ -34,6 +35,8 @@ SAME_MEAN = 1e-5
 
 #: How many of the worst cases are shown.
 WORST_CASES = 3
+#: More of a case's scores do not fit above a picture.
+MOST_DICES = 4
 
 
 def score_tables(summary: Mapping[str, Any]) -> str:
@@ -174,36 +177,70 @@ def _card_files(bundle_dir: Path, summary: Mapping[str, Any]) -> dict[Path, byte
     }
 
 
-def draw_worst(
-    folder: Path, scores: Sequence[Score], items: Mapping[str, Mapping[str, Any]], predictions: Mapping[str, Path]
+def draw_cases(
+    folder: Path,
+    scores: Sequence[Score],
+    items: Mapping[str, Mapping[str, Any]],
+    predictions: Mapping[str, Path],
+    others: bool = False,
 ) -> list[Path]:
     """Draw the cases of lowest mean Dice: reference above, prediction below, the same slices.
 
     Args:
         folder: gets ``worst-1.png`` and so on.
         scores: of all cases.
-        items: the datalist's entry of each case.
+        items: the datalist's entry of each case; of an image of several files the last is shown.
         predictions: the label map of each case.
+        others: also the middle case and the best, as ``middle.png`` and ``best.png``.
     """
     by_case: dict[str, list[float]] = {}
     for score in scores:
         by_case.setdefault(score.case, []).append(score.dice)
-    drawable = [case for case in by_case if case in predictions]
-    worst = sorted(drawable, key=lambda case: float(np.nanmean(by_case[case])))[:WORST_CASES]
-    written = []
-    for number, case in enumerate(worst, start=1):
-        image = read_scan(Path(_first(items[case]["image"])))
-        truth, found = (read_scan(Path(path), LABEL) for path in (items[case]["label"], predictions[case]))
-        views = [View.of(image.data, labels.data, image.affine) for labels in (truth, found)]
-        shown = ", ".join(f"{dice:.2f}" for dice in by_case[case])
-        rows = [
-            three_planes(view, title=f"{case}: {what}, Dice {shown}", at=views[0].centre())
-            for view, what in zip(views, ("reference", "prediction"), strict=True)
-        ]
-        written.append(save_png(folder / f"worst-{number}.png", stack(rows)))
-    return written
+    ordered = sorted(
+        (case for case in by_case if case in predictions), key=lambda case: float(np.nanmean(by_case[case]))
+    )
+    names = {f"worst-{number}": case for number, case in enumerate(ordered[:WORST_CASES], start=1)}
+    if others and ordered:
+        names |= {"middle": ordered[len(ordered) // 2], "best": ordered[-1]}
+    return [
+        _draw(folder / f"{name}.png", case, items[case], predictions[case], by_case[case])
+        for name, case in names.items()
+    ]
 
 
-def _first(image: str | Sequence[str]) -> str:
-    """The file of an image, or of its first channel."""
-    return image if isinstance(image, str) else image[0]
+def _draw(path: Path, case: str, item: Mapping[str, Any], prediction: Path, dices: Sequence[float]) -> Path:
+    image = item["image"]
+    scan = read_scan(Path(image if isinstance(image, str) else image[-1]))
+    truth, found = (read_scan(Path(labels), LABEL) for labels in (item["label"], prediction))
+    views = [View.of(scan.data, labels.data, scan.affine) for labels in (truth, found)]
+    shown = ", ".join(f"{dice:.2f}" for dice in dices[:MOST_DICES])
+    rows = [
+        three_planes(view, title=f"{case}: {what}, Dice {shown}", at=views[0].centre())
+        for view, what in zip(views, ("reference", "prediction"), strict=True)
+    ]
+    return save_png(path, stack(rows))
+
+
+def draw_evaluated(bundle_dir: Path, results: Path, datalist: Path, dataset_dir: Path | None = None) -> list[Path]:
+    """Draw worst, middle and best case of an evaluation into a bundle's card.
+
+    Args:
+        bundle_dir: whose ``docs/pictures`` are written.
+        results: the evaluation's folder, with its predictions.
+        datalist: what was evaluated.
+        dataset_dir: what its paths are relative to; its own folder if None.
+
+    Raises:
+        InputError: if there is no prediction of a case of the datalist.
+    """
+    ending = "_seg.nii.gz"
+    folder = results / "predictions"
+    predictions = {path.name.removesuffix(ending): path for path in folder.glob(f"*{ending}")}
+    items = {str(item["case"]): item for item in read_datalist(datalist, base_dir=dataset_dir)}
+    predictions = {case: path for case, path in predictions.items() if case in items}
+    if not predictions:
+        raise InputError(
+            "it has no prediction of a case of the datalist", "Give the datalist that was evaluated.", file=folder
+        )
+    scores = read_scores(results / TABLE)[0]
+    return draw_cases(bundle_dir / "docs" / "pictures", scores, items, predictions, others=True)

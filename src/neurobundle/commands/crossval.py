@@ -19,7 +19,7 @@ from typing import Any
 
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan
-from neurobundle.commands.card import draw_worst, publish_results
+from neurobundle.commands.card import draw_cases, publish_results
 from neurobundle.commands.evaluate import add_failed, evaluate, evaluate_plan
 from neurobundle.commands.evaluate_folders import Files, score_files
 from neurobundle.commands.record import DATALIST, record_crossval
@@ -233,4 +233,4 @@ class CrossValidation:
             for path in (self.folder(fold) / "evaluation" / "predictions").glob("*_seg.nii.gz")
         }
         items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
-        draw_worst(self.bundle_dir / "docs" / "pictures", read_scores(self.output / TABLE)[0], items, predictions)
+        draw_cases(self.bundle_dir / "docs" / "pictures", read_scores(self.output / TABLE)[0], items, predictions)

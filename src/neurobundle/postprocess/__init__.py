@@ -2,5 +2,6 @@
 
 from neurobundle.postprocess.brain import VolumeCheck as VolumeCheck
 from neurobundle.postprocess.native_labels import LogitsToNativeLabelsd as LogitsToNativeLabelsd
+from neurobundle.postprocess.native_labels import LogitsToNativeProbabilitiesd as LogitsToNativeProbabilitiesd
 from neurobundle.postprocess.plausible import HippocampusCheck as HippocampusCheck
 from neurobundle.postprocess.regions import RegionsToLabelsd as RegionsToLabelsd

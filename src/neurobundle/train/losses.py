@@ -100,7 +100,9 @@ class LabelLoss(_DiceAndEntropy):
         with torch.autocast(logits.device.type, enabled=False):
             if self.every > 1:
                 first = torch.randint(self.every, (logits.ndim - 2,)).tolist()
-                some = tuple(slice(start, None, self.every) for start in first)
+                # An axis of fewer voxels has one that teaches, whatever was drawn.
+                sizes = logits.shape[2:]
+                some = tuple(slice(min(a, n - 1), None, self.every) for a, n in zip(first, sizes, strict=True))
                 logits, target = logits[:, :, *some], target[:, :, *some]
             classes = logits.shape[1]
             logs = F.log_softmax(logits.float(), dim=1).movedim(1, 0).flatten(1)
