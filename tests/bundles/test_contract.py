@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from neurobundle.bundle.doctor import examine, verdict
+from neurobundle.bundle.find import groups_of
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.errors import SettingError
 from neurobundle.infer import cpu_has_bfloat16
@@ -144,11 +145,13 @@ def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
     row = next(line for line in lines if bundle.name in line and "Dice" in line)
     configs = bundle / "configs"
     metadata = json.loads((configs / "metadata.json").read_text())["eval_metrics"]
+    # A row has no room for 32 structures: it says what they are together.
+    in_row = [name for name in summary["structures"] if name in groups_of(bundle)] or list(summary["structures"])
     for name, scores in summary["structures"].items():
         dice = scores["dice"]
         low, high = dice["interval"]
         assert f"{dice['mean']:.3f} ({low:.3f} to {high:.3f})" in card
-        assert f"{dice['mean']:.3f}"[1:] in row
+        assert name not in in_row or f"{dice['mean']:.3f}"[1:] in row
         assert metadata[f"{name}_dice"] == round(dice["mean"], 3)
         assert f"| {name} | {scores['nsd']['mean']:.3f}" in card or f"{scores['nsd']['mean']:.3f}" in card
     fold_of = {item["case"]: item["fold"] for item in json.loads((configs / "datalist.json").read_text())["training"]}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from neurobundle.bundle.find import scored_of
+from neurobundle.bundle.find import groups_of, scored_of
 from neurobundle.commands.results import mean
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
@@ -130,7 +130,8 @@ def _require_own(bundle_dir: Path, summary: Mapping[str, Any], path: Path) -> No
     if whose != bundle_dir.name:
         raise InputError(f"these are results of {whose}", f"Give those of {bundle_dir.name}.", file=path)
     known, found = scored_of(bundle_dir), list(summary["structures"])
-    if found != known:
+    groups = groups_of(bundle_dir)
+    if [name for name in found if name in known or name not in groups] != known:
         cause = f"it scores {', '.join(found)}, and the bundle's structures are {', '.join(known)}"
         raise InputError(cause, "Evaluate the bundle, or name them with --labels FILE.", file=path)
 
