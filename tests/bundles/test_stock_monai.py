@@ -21,8 +21,8 @@ from ..helpers import TINY, Maker, require_weights, small_datalist
 
 pytestmark = pytest.mark.slow
 #: How far ONNX Runtime may be from PyTorch where that is not 1e-4: here it normalises 600,000 voxels at once, and
-#: logits reach 19.
-ONNX_ROUNDS = {"brain_tumor_segmentation": 2e-4}
+#: logits reach 19 (88 in the one of 33 classes, of noise).
+ONNX_ROUNDS = {"brain_tumor_segmentation": 2e-4, "brain_anatomy_segmentation": 1e-3}
 HIPPOCAMPUS = ROOT / "bundles" / "hippocampus_segmentation"
 
 
