@@ -132,6 +132,15 @@ def test_the_template_head_is_labelled(anatomy: Anatomy) -> None:
 
 
 @needs_weights
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="a short training: docs/training-queue.md, job 2")
+def test_the_templates_brain_is_found(anatomy: Anatomy) -> None:
+    """What is not zero there is brain."""
+    pytest.importorskip("nilearn")
+    head = read_scan(template_path())
+    assert dice(brain.brain_mask(anatomy.labels(head), head.affine), head.data > 0) > 0.9
+
+
+@needs_weights
 @pytest.mark.slow
 def test_all_sequences_of_a_person_give_one_brain(anatomy: Anatomy, real_data: Path) -> None:
     """Two patients, four sequences each, one grid."""

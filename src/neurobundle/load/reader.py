@@ -115,9 +115,11 @@ class Reader(ImageReader):
             channel_dim = 0
         elif first.data.ndim > axes:
             channel_dim = -1
+        # As NIfTI stores it: a DICOM series then has the very grid of the file that `run` and `convert` write of it.
+        affine = first.affine.astype(np.float32).astype(float)
         return {
-            MetaKeys.AFFINE: first.affine.copy(),
-            MetaKeys.ORIGINAL_AFFINE: first.affine.copy(),
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPATIAL_SHAPE: np.asarray(first.data.shape[:axes]),
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,
