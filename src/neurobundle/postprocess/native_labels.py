@@ -30,7 +30,28 @@ LEAST_PROBABILITY = 1e-3
 _Box = tuple[slice, ...]
 
 
-class LogitsToNativeLabelsd(MapTransform):
+class _OnNativeGrid(MapTransform):
+    """What both transforms below are made with: each key's logits become something on the native grid."""
+
+    def __init__(self, keys: KeysCollection, orig_keys: str, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.orig_key = orig_keys
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """What one case becomes."""
+        result = dict(data)
+        image = result[self.orig_key]
+        for key in self.key_iterator(result):
+            network, native = _grids(image)
+            result[key] = _on_native(self.made(_plain(result[key]), network, native), native, image)
+        return result
+
+    def made(self, logits: torch.Tensor, network: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
+        """``(channel, *native.shape)`` from logits on the network's grid, whose affine is given."""
+        raise NotImplementedError
+
+
+class LogitsToNativeLabelsd(_OnNativeGrid):
     """Logits on the network's grid become a label map ``(1, i, j, k)`` on the native one, uint8.
 
     As MONAI's ``Invertd`` followed by ``AsDiscreted(argmax=True)``: each class is interpolated linearly, and the
@@ -49,23 +70,14 @@ class LogitsToNativeLabelsd(MapTransform):
     #: Says to whoever estimates memory that the native grid's logits are never there all at once.
     class_by_class = True
 
-    def __init__(self, keys: KeysCollection, orig_keys: str, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.orig_key = orig_keys
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def made(self, logits: torch.Tensor, network: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
         """The label map of one case."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image, logits = result[self.orig_key], _plain(result[key])
-            if len(logits) > np.iinfo(np.uint8).max + 1:
-                raise InputError(f"{len(logits)} classes do not fit uint8", "Report this with the config.")
-            network, native = _grids(image)
-            result[key] = _on_native(native_labels(logits, network, native)[None], native, image)
-        return result
+        if len(logits) > np.iinfo(np.uint8).max + 1:
+            raise InputError(f"{len(logits)} classes do not fit uint8", "Report this with the config.")
+        return native_labels(logits, network, native)[None]
 
 
-class LogitsToNativeProbabilitiesd(MapTransform):
+class LogitsToNativeProbabilitiesd(_OnNativeGrid):
     """Logits of regions become probabilities ``(region, i, j, k)`` on the native grid, each a sigmoid by itself.
 
     As MONAI's ``Invertd`` followed by ``Activationsd(sigmoid=True)``, but that what the network did not see has the
@@ -80,18 +92,9 @@ class LogitsToNativeProbabilitiesd(MapTransform):
         InputError: if the image did not go through it.
     """
 
-    def __init__(self, keys: KeysCollection, orig_keys: str, allow_missing_keys: bool = False) -> None:
-        super().__init__(keys, allow_missing_keys)
-        self.orig_key = orig_keys
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+    def made(self, logits: torch.Tensor, network: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
         """The probabilities of one case."""
-        result = dict(data)
-        for key in self.key_iterator(result):
-            image, logits = result[self.orig_key], _plain(result[key])
-            network, native = _grids(image)
-            result[key] = _on_native(native_probabilities(logits, network, native), native, image)
-        return result
+        return native_probabilities(logits, network, native)
 
 
 def _plain(logits: Any) -> torch.Tensor:
