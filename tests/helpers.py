@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from neurobundle.bundle.find import channels_of, structures_of
+from neurobundle.bundle.find import answers_of, channels_of, structures_of
 
 HIPPOCAMPUS = Path(__file__).resolve().parents[1] / "bundles" / "hippocampus_segmentation"
 
@@ -18,8 +18,9 @@ Maker = Callable[..., tuple[Path, Path]]
 
 
 def small_datalist(folder: Path, make_pair: Maker, cases: int = 4, folds: int = 2, bundle: Path = HIPPOCAMPUS) -> Path:
-    """A datalist of made-up crops, two folds, with the channels and labels that a bundle wants."""
-    channels, highest = channels_of(bundle), max(structures_of(bundle))
+    """A datalist of made-up crops, two folds, with the channels and labels, or classes, that a bundle wants."""
+    classes = answers_of(bundle)
+    channels, highest = channels_of(bundle), 1 if classes else max(structures_of(bundle))
     items = []
     for n in range(cases):
         image, label = make_pair(folder, f"case_{n}", seed=n, shape=(20, 24, 20))
@@ -30,10 +31,11 @@ def small_datalist(folder: Path, make_pair: Maker, cases: int = 4, folds: int = 
         images: str | list[str] = str(image.relative_to(folder))
         if len(channels) > 1:
             images = [str(path.relative_to(folder)) for path in _as_channels(image, channels)]
+        drawn = str(label.relative_to(folder))
         items.append(
             {
                 "image": images,
-                "label": str(label.relative_to(folder)),
+                **({"label": n // folds % len(classes), "mask": drawn} if classes else {"label": drawn}),
                 "case": f"case_{n}",
                 "subject": f"person-{n}",
                 "fold": n % folds,

@@ -18,6 +18,8 @@ STUDIES = ROOT / "benchmarks" / "studies"
 PAGES = {
     "anatomy_real": "anatomy.md",
     "bias_field_real": "bias-field.md",
+    "classic_learning": "leakage.md",
+    "leakage_real": "leakage.md",
     "other_definitions": "metrics.md",
     "registration_real": "registration.md",
     "synthesis_statistics": "synthesis.md",

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from neurobundle.bundle.doctor import examine, verdict
-from neurobundle.bundle.find import groups_of
+from neurobundle.bundle.find import answers_of, groups_of
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.errors import SettingError
 from neurobundle.infer import cpu_has_bfloat16
@@ -21,6 +21,7 @@ from ..helpers import TINY, Maker, require_weights, small_datalist
 
 IDS = ["bundle_root", "dataset_dir", "output_dir", "ckpt_dir", "datalist", "fold", "device", "amp", "max_cases"]
 IDS += ["num_workers", "cache_rate", "seed", "resume", "network_size"]
+WITH_LGG = [bundle for bundle in BUNDLES if (bundle / "configs" / "with_lgg.yaml").exists()]
 TRAIN_IDS = [*IDS, "epochs", "val_interval", "store"]
 
 
@@ -43,6 +44,11 @@ def test_weights_are_listed_and_small(bundle: Path) -> None:
     for path in models:
         assert verify(path).origin == "released"
         assert path.stat().st_size <= 15 * 2**20
+
+
+def test_all_weights_together_are_small() -> None:
+    """At most 40 MiB over the repository: it is cloned with all of them."""
+    assert sum(path.stat().st_size for path in ROOT.glob("bundles/*/models/*.pt")) <= 40 * 2**20
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -97,8 +103,12 @@ def test_overlay_trains_and_infers(bundle: Path, overlay: str, tmp_path: Path, m
     workflow = infer.workflow()
     workflow.initialize()
     workflow.run()
-    written = sorted((tmp_path / "out").glob("*_seg.nii.gz"))
+    classes = answers_of(bundle)
+    written = sorted((tmp_path / "out").glob("*_seg.nii.gz" if classes is None else "*_class.json"))
     assert len(written) == (2 if overlay == "smoke" else 4)
+    if classes is not None:
+        assert all(list(json.loads(path.read_text())["probabilities"]) == classes for path in written)
+        return
     source = nib.load(min((tmp_path / "images").rglob("case_0*.nii.gz")))
     assert np.array_equal(nib.load(written[0]).affine, source.affine)
     assert nib.load(written[0]).shape == source.shape
@@ -135,7 +145,9 @@ def test_an_overlay_cannot_bring_an_unknown_id(bundle: Path, tmp_path: Path) -> 
         make_plan(bundle, "train", [str(overlay)]).workflow()
 
 
-@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "bundle", [bundle for bundle in BUNDLES if answers_of(bundle) is None], ids=lambda path: path.name
+)
 def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
     """Numbers in the card, the metadata and the README come from the file that the evaluation wrote."""
     require_weights(bundle)
@@ -162,3 +174,17 @@ def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
     assert scored == {case for case, fold in fold_of.items() if fold in folds}, (
         "every case of the folds is in the results"
     )
+
+
+@pytest.mark.parametrize("bundle", WITH_LGG, ids=lambda path: path.name)
+def test_the_card_says_what_the_study_of_gliomas_wrote(bundle: Path) -> None:
+    """Nobody ships these weights; the numbers are of the file beside the card, patient by patient."""
+    figures = json.loads((bundle / "docs" / "results" / "with_lgg.json").read_text())
+    card = (bundle / "docs" / "README.md").read_text()
+    assert figures
+    for name, facts in figures.items():
+        dices = list(facts["per_patient"].values())
+        assert facts["patients"] == len(dices) == 65
+        assert facts["dice"] == pytest.approx(np.mean(dices), abs=1e-4)
+        dice, low, high = (f"{value:.3f}"[1:] for value in (facts["dice"], *facts["interval"]))
+        assert f"| {name} | 65 | {dice} ({low} to {high}) |" in card

@@ -13,7 +13,21 @@ from ..conftest import BUNDLES
 from ..helpers import TINY, Maker, small_datalist
 
 COMMANDS = (
-    *("list", "info", "check", "convert", "run", "train", "evaluate", "compare", "crossval", "card", "split", "doctor"),
+    *(
+        "list",
+        "info",
+        "check",
+        "convert",
+        "run",
+        "train",
+        "evaluate",
+        "compare",
+        "crossval",
+        "card",
+        "split",
+        "doctor",
+        "audit",
+    ),
     *("prepare", "synthesize", "new", "demo", "strip", "stack", "reproduce"),
 )
 

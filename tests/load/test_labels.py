@@ -150,8 +150,10 @@ def test_pictures(tmp_path: Path) -> None:
     pillow.fromarray((np.eye(8) * 255).astype(np.uint8)).save(mask)
     assert check_pair(image, mask).values == {0, 255}
     refused(r"labels \{255\} not in \{0..1\}", image, mask, {0, 1})
-    pillow.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
+    pillow.fromarray(np.arange(192, dtype=np.uint8).reshape(3, 8, 8).transpose(1, 2, 0).copy()).save(image)
     refused("RGB", image, mask)
+    pillow.fromarray(np.zeros((8, 8, 3), np.uint8)).save(image)
+    refused("no signal", image, mask)
     image.write_bytes(b"x")
     refused("cannot be read", image, mask)
 

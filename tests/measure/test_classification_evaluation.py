@@ -397,3 +397,12 @@ def test_the_metric_in_an_evaluator(one_hot_labels: bool) -> None:
     engine = evaluator(cases, [], postprocessing=Compose(steps), key_val_metric={"balanced_accuracy": handler})
     engine.run()
     assert engine.state.metrics["balanced_accuracy"] == pytest.approx(2.5 / 3)
+
+
+def test_the_loss_of_a_validation() -> None:
+    """-ln of .5 and of .25, and of a case that failed, which gave its class the least: 1e-7."""
+    metric = ClassificationMetric("nll")
+    metric(torch.tensor([[0.5, 0.5], [0.75, 0.25]]), torch.tensor([0, 1]))
+    assert float(metric.aggregate()) == pytest.approx((math.log(2) + math.log(4)) / 2)
+    metric(torch.tensor([[math.nan, math.nan]]), torch.tensor([0]))
+    assert float(metric.aggregate()) == pytest.approx((math.log(2) + math.log(4) - math.log(1e-7)) / 3)

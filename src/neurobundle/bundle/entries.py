@@ -34,9 +34,10 @@ class CaseResult:
         status: ``ok`` or ``failed``.
         input: ``crop`` or ``head``, where a bundle takes both.
         side: of a crop, as the user stated it.
-        output: the label map's file name.
+        output: the file name of the label map, or of the answer.
         outputs: the sha256 of each file that was written, by name.
         volumes_ml: millilitres by structure.
+        answer: the class, where a bundle answers one a case; as ``export/answers.py`` says.
         places: where in a head the structures were found.
         study: of a study, which scan was chosen for each channel and why, and what was passed over and why.
         error: the message after the word ERROR.
@@ -53,6 +54,7 @@ class CaseResult:
     output: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
+    answer: dict[str, Any] = field(default_factory=dict)
     places: list[dict[str, Any]] = field(default_factory=list)
     study: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -140,6 +142,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "output": _is_text,
     "outputs": _dict_of(_is_text),
     "volumes_ml": _dict_of(_is_number),
+    "answer": _is_dict,
     "places": _list_of(_is_dict),
     "study": _is_dict,
     "error": _is_text,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from monai.inferers import Inferer
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
 from neurobundle.bundle.entries import CaseResult
-from neurobundle.bundle.find import groups_of, is_bundle, structures_of
+from neurobundle.bundle.find import answers_of, groups_of, is_bundle, structures_of
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import (
     classes_of,
@@ -34,6 +35,7 @@ from neurobundle.bundle.runner import (
     weight_loaders,
 )
 from neurobundle.errors import ExitCode, NeurobundleError, NoInputError, SettingError, exit_code
+from neurobundle.export.answers import ANSWER_ENDING, read_answer
 from neurobundle.load.names import LABEL_SUFFIX, case_name
 
 logger = logging.getLogger(__name__)
@@ -146,7 +148,8 @@ class CaseEvaluator(SupervisedEvaluator):
         self.postprocessing = kwargs.get("postprocessing")
         self.inferer = _WithinMemory(self.inferer)
         self.output_dir, self.bundle_root, self.redo = Path(output_dir), Path(bundle_root).absolute(), redo
-        self.journal = Journal(self.output_dir, self._head())
+        self.classes = answers_of(self.bundle_root) if is_bundle(self.bundle_root) else None
+        self.journal = Journal(self.output_dir, self._head(), self.classes)
         self.results: list[CaseResult] = []
         self.fault: NeurobundleError | None = None
         # Added last, so that it runs after all handlers: no tensor stays while the next case is loaded.
@@ -240,6 +243,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 return
             self.state.output = None
             result.status, result.error, result.outputs, result.output = "failed", str(error), {}, ""
+            result.answer = {}
             logger.error("ERROR %s", error)
         result.timing["segment"] = round(time.perf_counter() - started, 3)
         result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
@@ -254,7 +258,8 @@ class CaseEvaluator(SupervisedEvaluator):
         for text in _said(batch["image"]):
             result.warn(text)
         self.state.batch = batch
-        with self.journal.writing(result, self.output_dir / f"{result.case}{LABEL_SUFFIX}.nii.gz"):
+        ending = f"{LABEL_SUFFIX}.nii.gz" if self.classes is None else ANSWER_ENDING
+        with self.journal.writing(result, self.output_dir / f"{result.case}{ending}"):
             super()._iteration(self, batch)
         for output in self.state.output:
             for value in output.values():
@@ -267,7 +272,9 @@ class CaseEvaluator(SupervisedEvaluator):
             return
         result.output = saved.name
         result.wrote(saved)
-        if is_bundle(self.bundle_root):
+        if self.classes is not None:
+            result.answer = asdict(read_answer(saved))
+        elif is_bundle(self.bundle_root):
             labels = np.asarray(value.as_tensor().cpu())
             known, groups = structures_of(self.bundle_root), groups_of(self.bundle_root)
             result.volumes_ml = volumes_ml(labels, np.asarray(value.affine), known, groups)

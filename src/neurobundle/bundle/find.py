@@ -25,6 +25,9 @@ PACKAGED_OVERLAYS = "_configs"
 
 NOT_STATED = "not stated"
 
+#: What the metadata call the format of an output that is one class a case.
+ANSWERS = "classification"
+
 #: The configs of a bundle; the first two run alone, the others are laid over train.
 CONFIG_STEMS = ("train", "inference", "evaluate", "multi_gpu_train")
 
@@ -187,6 +190,19 @@ def scored_of(bundle_dir: Path) -> list[str]:
     """What a bundle is scored by: its ``regions`` where its outputs overlap, else its structures."""
     output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
     return list(_mapping(output.get("regions"))) or list(structures_of(bundle_dir).values())
+
+
+def answers_of(bundle_dir: Path) -> list[str] | None:
+    """The classes of a bundle that answers one class a case, in the order of its outputs; None for any other bundle.
+
+    Args:
+        bundle_dir: the output's ``format`` must be ``classification``, and its ``channel_def`` names the classes.
+    """
+    output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
+    if output.get("format") != ANSWERS:
+        return None
+    names = _mapping(output.get("channel_def"))
+    return [str(names[key]) for key in sorted(names, key=int)]
 
 
 def groups_of(bundle_dir: Path) -> dict[str, list[int]]:

@@ -1,4 +1,6 @@
-"""What a run left in its output folder: ``report.json`` and ``volumes.csv``, whole at every moment.
+"""What a run left in its output folder: ``report.json`` and a table, whole at every moment.
+
+The table is ``volumes.csv``, or ``predictions.csv`` of a bundle that answers a class a case.
 
 An *entry* is how one case ended (:mod:`neurobundle.bundle.entries`). The *key* of an entry is what its result depends
 on: fingerprints of the input, the weights and the config, and versions. A case is *finished* if its entry is ok, has
@@ -24,6 +26,7 @@ from neurobundle import __version__
 from neurobundle.bundle.entries import CaseResult, entry_of
 from neurobundle.bundle.find import info
 from neurobundle.errors import InputError
+from neurobundle.export.answers import PREDICTIONS_NAME, write_predictions
 from neurobundle.export.tables import write_csv
 from neurobundle.files import fault, folder_lock, require_writable, sweep_folder, write_atomic, write_json
 from neurobundle.geometry import voxel_volume_mm3
@@ -61,10 +64,13 @@ class Journal:
     Args:
         folder: the output folder.
         head: what stands above the cases in the report: the bundle and its version.
+        classes: of a bundle that answers a class a case; None of one that draws label maps.
     """
 
-    def __init__(self, folder: Path, head: Mapping[str, Any] | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, head: Mapping[str, Any] | None = None, classes: Sequence[str] | None = None
+    ) -> None:
+        self.folder, self.classes = folder, classes
         self.head = dict(head or {})
         #: Entries as they were when this run began their cases.
         self._seen: dict[str, CaseResult | None] = {}
@@ -129,14 +135,14 @@ class Journal:
 
     @contextlib.contextmanager
     def writing(self, result: CaseResult, path: Path) -> Iterator[None]:
-        """Around the writing of a label map: what lies there and is not ours is kept under another name.
+        """Around the writing of a result: what lies there and is not ours is kept under another name.
 
         Not ours is what a person edited since it was written, or put there; it becomes
-        ``<case>_seg.edited-<8hex>.nii.gz``, unless the new label map has the very same bytes.
+        ``<case>_seg.edited-<8hex>.nii.gz``, unless the new result has the very same bytes.
 
         Args:
             result: the case; gets a warning if something is kept, and the file's sha256.
-            path: the label map's final name.
+            path: the result's final name.
         """
         kept = self._set_aside(result.case, path)
         try:
@@ -193,7 +199,8 @@ class Journal:
         entry = self.entries().get(case)
         if entry is not None and entry.outputs.get(path.name) == digest:
             return None
-        kept = path.with_name(f"{path.name.removesuffix(_OUTPUT_ENDING)}.edited-{digest[:8]}{_OUTPUT_ENDING}")
+        ending = _OUTPUT_ENDING if path.name.endswith(_OUTPUT_ENDING) else path.suffix
+        kept = path.with_name(f"{path.name.removesuffix(ending)}.edited-{digest[:8]}{ending}")
         _keep(path, kept)
         return kept
 
@@ -222,7 +229,11 @@ class Journal:
     def _write(self, entries: Mapping[str, CaseResult]) -> None:
         self._set_report_aside()
         ordered = [entries[case] for case in sorted(entries)]
-        write_csv(self.folder / VOLUMES_NAME, VOLUMES_COLUMNS, volume_rows(ordered))
+        if self.classes is None:
+            write_csv(self.folder / VOLUMES_NAME, VOLUMES_COLUMNS, volume_rows(ordered))
+        else:
+            answers = {entry.case: entry.answer for entry in ordered}
+            write_predictions(self.folder / PREDICTIONS_NAME, self.classes, answers)
         write_json(self.folder / REPORT_NAME, {**self.head, "cases": [vars(entry) for entry in ordered]})
 
 

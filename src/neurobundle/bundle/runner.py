@@ -197,7 +197,7 @@ class CaseRunner:
         """Whether the config defines a part."""
         return name in self.workflow.parser
 
-    def predict(self, images: Sequence[Path], case: str) -> None:
+    def predict(self, images: Sequence[Path], case: str) -> dict[str, Any]:
         """Run the config's chain on one case, as its evaluator would; its postprocessing writes the result.
 
         The parts are called here one by one, since an ignite engine does not run again after an exception.
@@ -205,6 +205,9 @@ class CaseRunner:
         Args:
             images: a file, or one a channel.
             case: names the output.
+
+        Returns:
+            What the chain ends with: the image as the network saw it, and what became of the prediction.
         """
         import torch
         from monai.data.utils import decollate_batch, list_data_collate
@@ -214,8 +217,9 @@ class CaseRunner:
         require_memory_of(batch["image"], self.classes, self.postprocessing)
         with torch.no_grad():
             batch["pred"] = infer(self.inferer, batch["image"].to(self.evaluator.state.device), self.network)
-        for item in decollate_batch(batch):
-            self.postprocessing(item)
+        (item,) = decollate_batch(batch)
+        result: dict[str, Any] = self.postprocessing(item)
+        return result
 
 
 def largest_grid(images: Any) -> list[int]:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurobundle import __version__
-from neurobundle.cli import bundles, reproduce, scans, scores, stack, strip, training
+from neurobundle.cli import audit, bundles, reproduce, scans, scores, stack, strip, training
 from neurobundle.cli.console import EXIT_CODES, Parser
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, ours_in
 
@@ -28,6 +28,7 @@ _COMMANDS = (
     scans.add_run,
     strip.add_strip,
     training.add_split,
+    audit.add_audit,
     stack.add_stack,
     training.add_prepare,
     training.add_synthesize,

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from neurobundle.cli.console import command, say
+from neurobundle.cli.console import command, config_options, say, settings_of
 from neurobundle.errors import ExitCode
 
 
@@ -41,12 +41,20 @@ def add_info(commands: Any) -> None:
     )
     sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
     sub.add_argument("--json", action="store_true", help="for programs")
+    sub.add_argument("--blocks", action="store_true", help="the blocks of its network, which fine-tuning freezes")
+    config_options(sub.add_argument_group("with --blocks"))
 
 
 def _info(options: argparse.Namespace) -> int:
-    from neurobundle.bundle.find import info
+    from neurobundle.bundle.find import find_bundle, info
     from neurobundle.commands.listing import description_text
 
+    if options.blocks:
+        from neurobundle.commands.blocks import blocks_text, network_blocks
+
+        rows = network_blocks(find_bundle(options.name), options.config, settings_of(options))
+        say(json.dumps(rows, indent=2) if options.json else blocks_text(rows))
+        return int(ExitCode.OK)
     found = info(options.name)
     say(json.dumps(found, indent=2) if options.json else description_text(found))
     return int(ExitCode.OK)

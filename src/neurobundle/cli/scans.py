@@ -128,7 +128,7 @@ def add_run(commands: Any) -> None:
         commands,
         "run",
         _run,
-        "Segment scans: label maps, volumes, pictures and a report.",
+        "Run a bundle on scans: label maps and volumes, or classes; pictures and a report.",
         "neurobundle run hippocampus_segmentation -i head.nii.gz -o out",
     )
     sub.add_argument("name", help="a bundle's name (see neurobundle list) or folder")
@@ -159,9 +159,9 @@ def add_run(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from neurobundle.commands.run import Run
+    from neurobundle.commands.classify import make_run
 
-    run = Run(
+    run = make_run(
         options.name,
         options.output,
         input_kind=options.input_kind,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.cli.console import command, config_options, engine_options, progress, say, settings_of, whole_numbers
-from neurobundle.errors import ExitCode, exit_code
+from neurobundle.errors import ExitCode, SettingError, exit_code
 
 
 def add_split(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add_split(commands: Any) -> None:
         metavar="RULE",
         help="subject, case, blocks:N, column:NAME or regex:PATTERN (the layout's subjects)",
     )
-    sub.add_argument("--layout", default="auto", metavar="auto|folders|decathlon|nnunet|bids|slices")
+    sub.add_argument("--layout", default="auto", metavar="auto|folders|decathlon|nnunet|bids|slices|classes")
     sub.add_argument("--images", type=Path, help="the images' folder, for the layout `folders`")
     sub.add_argument("--labels", type=Path, help="the labels' folder, for the layout `folders`")
     sub.add_argument("--subjects", type=Path, help="a CSV or TSV with columns `case` and that of column:NAME")
@@ -37,11 +37,25 @@ def add_split(commands: Any) -> None:
     sub.add_argument("--relative-to-data", action="store_true", help="write paths relative to DATA, not to DATALIST")
     sub.add_argument("--name", help="what the data set is called")
     sub.add_argument("--merge-duplicates", action="store_true", help="join groups that share a file's content")
+    own = sub.add_argument_group("classes", "one a case: --layout classes (a folder a class), or a table's column")
+    own.add_argument("--class-column", metavar="NAME", help="the column of --table that holds the class")
+    own.add_argument("--table", type=Path, help="a CSV or TSV with a column `image` (a path) or `id` (DATA/index.csv)")
+    own.add_argument(
+        "--classes", metavar="VALUE[=NAME],...", help="in the order of their numbers (all, by the alphabet)"
+    )
+    own.add_argument(
+        "--leak", action="store_true", help="deal case by case; the datalist and every result say that it leaks"
+    )
 
 
 def _split(options: argparse.Namespace) -> int:
     from neurobundle.commands.split import split
 
+    if options.layout == "classes" or options.class_column:
+        return _split_classes(options)
+    given = next((name for name in ("table", "classes", "leak") if getattr(options, name)), None)
+    if given is not None:
+        raise SettingError(f"--{given} is for classes", "Say --layout classes, or --class-column NAME.")
     report = split(
         options.data,
         options.output,
@@ -55,6 +69,33 @@ def _split(options: argparse.Namespace) -> int:
         test_share=options.test_share,
         label_values=whole_numbers(options.label_values),
         merge_duplicates=options.merge_duplicates,
+        relative_to_data=options.relative_to_data,
+        name=options.name,
+        progress=progress,
+    )
+    say(report["description"])
+    return int(exit_code([*[True] * len(report["passed"]), *[False] * len(report["failed"])]))
+
+
+def _split_classes(options: argparse.Namespace) -> int:
+    from neurobundle.commands.split_classes import split_classes
+
+    given = next((name for name in ("images", "labels", "label_values") if getattr(options, name)), None)
+    if given is not None:
+        raise SettingError(f"--{given.replace('_', '-')} is for label maps", "Leave it out where cases have classes.")
+    report = split_classes(
+        options.data,
+        options.output,
+        column=options.class_column,
+        table=options.table,
+        classes=options.classes,
+        folds=options.folds,
+        group_by=options.group_by,
+        subjects=options.subjects,
+        seed=options.seed,
+        test_share=options.test_share,
+        merge_duplicates=options.merge_duplicates,
+        leak=options.leak,
         relative_to_data=options.relative_to_data,
         name=options.name,
         progress=progress,

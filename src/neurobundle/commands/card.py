@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from neurobundle.bundle.find import groups_of, scored_of
+from neurobundle.bundle.find import answers_of, groups_of, scored_of
+from neurobundle.commands.card_answers import answer_means, answer_tables, check_answers, own_answer_files
 from neurobundle.commands.results import mean
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
@@ -101,24 +102,31 @@ def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
 
     Args:
         bundle_dir: the bundle.
-        results: a folder with ``per_case.csv`` and ``summary.json``, copied to ``docs/results``; if None, what is there
-            counts.
+        results: a folder with ``per_case.csv`` and ``summary.json``, copied to ``docs/results``; of classes also
+            ``per_subject.csv``. If None, what is there counts.
 
     Returns:
         The card.
 
     Raises:
-        InputError: if there are no such files, or they are of another bundle or other structures.
+        InputError: if there are no such files, or they are of another bundle or other structures or classes.
         SettingError: if the card has no place for the tables.
     """
     own = bundle_dir / "docs" / "results"
-    scores, subjects = read_scores((results or own) / TABLE)
-    summary = _read_summary((results or own) / SUMMARY)
-    _require_own(bundle_dir, summary, (results or own) / SUMMARY)
-    _require_same_means(summary, summarise(scores, subjects), (results or own) / SUMMARY)
-    files = _card_files(bundle_dir, summary)
+    source, classes = results or own, answers_of(bundle_dir)
+    if classes is not None:
+        summary = check_answers(source, bundle_dir.name, classes)
+        names, tables, means = own_answer_files(source), answer_tables(summary), answer_means(summary)
+    else:
+        scores, subjects = read_scores(source / TABLE)
+        summary = _read_summary(source / SUMMARY)
+        _require_own(bundle_dir, summary, source / SUMMARY)
+        _require_same_means(summary, summarise(scores, subjects), source / SUMMARY)
+        names, tables = [TABLE, SUMMARY], score_tables(summary)
+        means = {f"{name}_dice": values["dice"]["mean"] for name, values in summary["structures"].items()}
+    files = _card_files(bundle_dir, tables, means)
     if results is not None:
-        files |= {own / name: (results / name).read_bytes() for name in (TABLE, SUMMARY)}
+        files |= {own / name: (results / name).read_bytes() for name in names}
     for path, content in files.items():
         write_atomic(path, content)
     return bundle_dir / CARD
@@ -160,20 +168,17 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _card_files(bundle_dir: Path, summary: Mapping[str, Any]) -> dict[Path, bytes]:
-    """The card with the tables in it, and the metadata with the mean Dice of each structure."""
+def _card_files(bundle_dir: Path, tables: str, means: Mapping[str, float | None]) -> dict[Path, bytes]:
+    """The card with the tables in it, and the metadata with the means as ``eval_metrics``."""
     card, path = bundle_dir / CARD, bundle_dir / "configs" / "metadata.json"
     text = card.read_text()
     if START not in text or END not in text:
         raise SettingError(f"the card has no {START} and {END}", "Put both where the tables belong.", file=card)
     before, after = text.split(START)[0], text.split(END)[1]
     metadata = json.loads(path.read_text())
-    means = {name: scores["dice"]["mean"] for name, scores in summary["structures"].items()}
-    metadata["eval_metrics"] = {
-        f"{name}_dice": None if value is None else round(value, 3) for name, value in means.items()
-    }
+    metadata["eval_metrics"] = {name: None if value is None else round(value, 3) for name, value in means.items()}
     return {
-        card: f"{before}{START}\n{score_tables(summary)}\n{END}{after}".encode(),
+        card: f"{before}{START}\n{tables}\n{END}{after}".encode(),
         path: f"{json.dumps(metadata, indent=2, ensure_ascii=False)}\n".encode(),
     }
 

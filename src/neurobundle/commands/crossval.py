@@ -2,7 +2,7 @@
 
 A case is predicted *out of fold* by the *final weights* of the training that left its fold out: the last epoch's,
 so that no score chose them. Each training is a process of its own; one that was stopped goes on from its last epoch,
-and one that is finished is not repeated.
+and one that is finished is not repeated. How the folds become one table is in :mod:`.crossval_pool`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from neurobundle.bundle.find import find_bundle
+from neurobundle.bundle.find import answers_of, find_bundle
 from neurobundle.bundle.workflow import Plan
 from neurobundle.commands.card import draw_cases, publish_results
-from neurobundle.commands.evaluate import add_failed, evaluate, evaluate_plan
-from neurobundle.commands.evaluate_folders import Files, score_files
+from neurobundle.commands.crossval_pool import pool_classes, pool_structures
+from neurobundle.commands.evaluate import evaluate, evaluate_plan
 from neurobundle.commands.record import DATALIST, record_crossval
 from neurobundle.commands.train import check_training, train_plan
-from neurobundle.errors import InputError, NeurobundleError, SettingError
+from neurobundle.errors import SettingError
 from neurobundle.files import require_writable, write_atomic, write_json
-from neurobundle.load.datalist import Item, read_datalist
-from neurobundle.measure.calibration_summary import read_calibration
-from neurobundle.measure.evaluation import SegmentationEvaluation, evaluation_like
-from neurobundle.measure.outputs import CALIBRATION, SUMMARY, TABLE
+from neurobundle.load.class_labels import leaks_of
+from neurobundle.load.datalist import read_datalist
+from neurobundle.measure.out_of_fold import CALIBRATION_FILE
+from neurobundle.measure.outputs import CURVES, SUMMARY, TABLE
 from neurobundle.measure.tables import read_scores
 from neurobundle.networks.manifest import sha256_of, write_entry
+from neurobundle.train.curves import write_curves
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,8 @@ class CrossValidation:
     Args:
         bundle: a name or a folder.
         data: a datalist with a fold for each case.
-        output: gets ``fold<K>/``, ``all/``, ``per_case.csv``, ``summary.json`` and ``report.html``.
+        output: gets ``fold<K>/``, ``all/``, ``per_case.csv``, ``summary.json``, ``report.html`` and ``curves.png``; of
+            classes also ``calibration.json`` and ``per_subject.csv``.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
         settings: values by id.
@@ -65,6 +67,7 @@ class CrossValidation:
     ) -> None:
         self.bundle_dir, self.data, self.output, self.dataset_dir = find_bundle(bundle), data, output, dataset_dir
         self.overlays, self.settings = overlays, dict(settings or {})
+        self.classes = answers_of(self.bundle_dir)
         items = read_datalist(data, base_dir=dataset_dir)
         self.folds = sorted({int(item["fold"]) for item in items if item.get("fold") is not None})
         if len(self.folds) < 2:
@@ -107,11 +110,12 @@ class CrossValidation:
         self.jobs = jobs
         require_writable(self.output)
         self._require_same_plan()
-        check_training(str(self.bundle_dir), self.data, self.dataset_dir, ALL)
+        check_training(str(self.bundle_dir), self.data, self.dataset_dir, ALL, self.trainings)
         with ThreadPoolExecutor(jobs) as pool:
             threads = 1 if jobs > 1 else None
             for training in progress([pool.submit(self._train, fold, threads) for fold in self.trainings]):
                 training.result()
+        write_curves(self.output, {f"fold {fold}": self.folder(fold) for fold in self.folds})
         for fold in self.folds:
             self._evaluate(fold)
         return self._pool()
@@ -152,7 +156,9 @@ class CrossValidation:
 
     def _evaluate(self, fold: int) -> None:
         done = self.folder(fold) / "evaluation" / SUMMARY
-        if done.exists() and "labels" in json.loads(done.read_bytes()):  # earlier versions wrote less
+        # Earlier versions wrote less; and one that was stopped has no weights in it, which are written last.
+        wanted = {"weights", "labels" if self.classes is None else "classes"}
+        if done.exists() and wanted <= set(json.loads(done.read_bytes())):
             return
         plan = evaluate_plan(
             str(self.bundle_dir),
@@ -168,47 +174,18 @@ class CrossValidation:
         evaluate(plan)
 
     def _pool(self) -> dict[str, Any]:
-        """All predictions scored together, from their files, as the folds were scored."""
+        """All answers scored together, from the folds' files."""
         folders = {fold: self.folder(fold) / "evaluation" for fold in self.folds}
-        summaries = {fold: json.loads((folder / SUMMARY).read_bytes()) for fold, folder in folders.items()}
-        evaluation = evaluation_like(summaries[self.folds[0]])
-        fold_of: dict[str, str] = {}
-        items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
-        for fold, folder in folders.items():
-            _, subjects = read_scores(folder / TABLE)
-            for case, subject in subjects.items():
-                fold_of[case] = str(fold)
-                problem = summaries[fold]["failed"].get(case)
-                self._add(evaluation, items[case], case, subject, folder, problem)
-            if (folder / CALIBRATION).exists():
-                evaluation.calibrations += read_calibration(folder / CALIBRATION)[0]
-        for case, item in items.items():
-            if case not in fold_of and item.get("fold") is not None:
-                error = InputError("no fold predicted it", "Evaluate its fold without max_cases.", case=case)
-                logger.error("ERROR %s", error)
-                fold_of[case] = str(item["fold"])
-                add_failed(evaluation, item, error.brief())
+        items = [item for item in read_datalist(self.data, base_dir=self.dataset_dir) if item.get("fold") is not None]
+        leaks = leaks_of(self.data)
         facts = {
             "bundle": self.bundle_dir.name,
             "datalist": {"file": self.data.name, "sha256": sha256_of(self.data)},
-            "weights": {f"fold {fold}": summaries[fold]["weights"]["sha256"] for fold in self.folds},
+            **({"leaks": leaks} if leaks else {}),
         }
-        return evaluation.write(self.output, facts, f"{self.bundle_dir.name}, out of fold", fold_of)
-
-    @staticmethod
-    def _add(
-        evaluation: SegmentationEvaluation, item: Item, case: str, subject: str, folder: Path, problem: str | None
-    ) -> None:
-        if problem is not None:
-            add_failed(evaluation, item, problem)
-            return
-        images = item["image"] if isinstance(item["image"], list) else [item["image"]]
-        prediction = folder / "predictions" / f"{case}_seg.nii.gz"
-        files = Files(case, Path(str(item["label"])), prediction, Path(str(images[0])), subject)
-        try:
-            score_files(evaluation, files, None)
-        except NeurobundleError as error:  # it was counted as failed
-            logger.error("ERROR %s", error)
+        title = f"{self.bundle_dir.name}, out of fold"
+        pool = pool_structures if self.classes is None else pool_classes
+        return pool(folders, items, self.output, facts, title)
 
     def publish(self) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card and its record.
@@ -221,16 +198,26 @@ class CrossValidation:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
+        if self.classes is not None:
+            write_atomic(models / CALIBRATION_FILE, (self.output / CALIBRATION_FILE).read_bytes())
+            write_entry(models, CALIBRATION_FILE, origin="released", parent=None)
         publish_results(self.bundle_dir, self.output)
-        own = self.bundle_dir / DATALIST
+        own, pictures = self.bundle_dir / DATALIST, self.bundle_dir / "docs" / "pictures"
         if own.is_file() and sha256_of(own) == sha256_of(self.data):
             record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs)
         else:
             logger.warning("WARNING no record was written: the datalist is not the bundle's own, %s", own)
+        if (self.output / CURVES).is_file():
+            write_atomic(pictures / CURVES, (self.output / CURVES).read_bytes())
+        if self.classes is None:
+            self._draw(pictures)
+
+    def _draw(self, pictures: Path) -> None:
+        """The label maps of the worst cases."""
         predictions = {
             path.name.removesuffix("_seg.nii.gz"): path
             for fold in self.folds
             for path in (self.folder(fold) / "evaluation" / "predictions").glob("*_seg.nii.gz")
         }
         items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
-        draw_cases(self.bundle_dir / "docs" / "pictures", read_scores(self.output / TABLE)[0], items, predictions)
+        draw_cases(pictures, read_scores(self.output / TABLE)[0], items, predictions)

@@ -13,9 +13,12 @@ from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.commands.train import check_pairs, data_settings, run_plan
 from neurobundle.errors import NeurobundleError, SettingError, WeightsError
+from neurobundle.load.answers import class_number
+from neurobundle.load.class_labels import leaks_of
 from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import read_scan
+from neurobundle.measure.classification_evaluation import ClassificationEvaluation
 from neurobundle.measure.evaluation import SegmentationEvaluation
 from neurobundle.networks.manifest import sha256_of
 
@@ -67,7 +70,7 @@ def evaluate_plan(
 
 
 def evaluate(plan: Plan) -> dict[str, bool]:
-    """Run an evaluation; a case whose files are bad is named, counts as missed, and does not stop the others.
+    """Run an evaluation; a case whose files are bad is named, counts as missed or wrong, and does not stop the others.
 
     Args:
         plan: of kind ``evaluate``.
@@ -96,12 +99,14 @@ def evaluate(plan: Plan) -> dict[str, bool]:
     for item in items:
         if item["case"] in bad:
             add_failed(report.evaluation, item, bad[str(item["case"])].brief())
-    weights = Path(settings["weights"])
+    weights, datalist = Path(settings["weights"]), Path(settings["datalist"])
+    leaks = leaks_of(datalist)
     facts = {
         "bundle": plan.bundle_dir.name,
         "weights": {"file": weights.name, "sha256": sha256_of(weights)},
-        "datalist": {"file": Path(settings["datalist"]).name, "sha256": sha256_of(Path(settings["datalist"]))},
+        "datalist": {"file": datalist.name, "sha256": sha256_of(datalist)},
         "fold": settings["fold"],
+        **({"leaks": leaks} if leaks else {}),
     }
     report.evaluation.write(Path(settings["output_dir"]), facts, title=f"{plan.bundle_dir.name}, evaluated")
     return {str(item["case"]): item["case"] not in bad for item in items}
@@ -114,20 +119,26 @@ def _report_of(workflow: Any, plan: Plan) -> Any:
             return handler
     raise SettingError(
         "its evaluate.yaml names no report of neurobundle.measure",
-        "Add neurobundle.measure.SegmentationReport to validate::handlers.",
+        "Add neurobundle.measure.SegmentationReport, or ClassificationReport, to validate::handlers.",
         file=plan.config_files[-1],
     )
 
 
 def add_failed(evaluation: Any, item: Item, problem: str) -> None:
-    """Count a datalist's case as missed, with its reference if that can be read.
+    """Count a datalist's case as missed, with its reference if that can be read; in a classification as wrong.
+
+    A case whose class is none can be right or wrong in nothing: it is named in the report, and in no score.
 
     Args:
         evaluation: what it is added to.
         item: the datalist's entry.
         problem: why, in a sentence.
     """
-    case, subject = str(item["case"]), str(item["subject"])
+    case, subject, label = str(item["case"]), str(item["subject"]), item.get("label")
+    classified = isinstance(evaluation, ClassificationEvaluation)
+    if classified and (label is None or class_number(label, evaluation.classes) is None):
+        evaluation.problems[case] = problem
+        return
     if not isinstance(evaluation, SegmentationEvaluation):
         evaluation.add_failed(case, item["label"], subject=subject, problem=problem)
         return

@@ -19,6 +19,7 @@ from neurobundle.bundle import fingerprint
 from neurobundle.bundle.configfile import read_config
 from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import (
+    answers_of,
     can_fill,
     channels_of,
     find_bundle,
@@ -33,6 +34,7 @@ from neurobundle.bundle.workflow import Plan, config_file, make_plan
 from neurobundle.commands.inputs import find_sources
 from neurobundle.commands.sources import Source, Wanted, registering
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
+from neurobundle.export.answers import ANSWER_ENDING
 from neurobundle.export.nifti import PROBABILITIES_ENDING, save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.export.slices import LABEL_PICTURE_ENDING, save_label_picture
@@ -56,6 +58,8 @@ MOST_NAMED = 8
 PROBABILITIES_ID = "save_probabilities"
 INPUT_KINDS = ("auto", "crop", "head")
 SIDES = ("left", "right")
+#: What a case leaves in the run's own folder.
+SCRAP = (".nii.gz", ".nii", ANSWER_ENDING)
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class Run:
 
     #: What the name of a case's result ends in.
     ending = "_seg.nii.gz"
-    #: What the name of another command's result ends in: ``strip``'s.
-    foreign = "_brain.nii.gz"
+    #: What the names of other commands' results end in, ``strip``'s and those of bundles that answer a class.
+    foreign: tuple[str, ...] = ("_brain.nii.gz", ANSWER_ENDING)
 
     def __init__(
         self,
@@ -143,7 +147,8 @@ class Run:
         self.runner: CaseRunner | None = None
         self.work = Path()
         self.structures, self.groups = structures_of(self.bundle_dir), groups_of(self.bundle_dir)
-        self.journal = Journal(output, report_head(self.bundle_dir))
+        self.classes = answers_of(self.bundle_dir)
+        self.journal = Journal(output, report_head(self.bundle_dir), self.classes)
         self.key: dict[str, Any] = {}
         self._asked: Anatomy | None = None
 
@@ -226,7 +231,7 @@ class Run:
                 raise
             self._failed(result, error)
         finally:
-            for scrap in [*self.work.glob("*.nii.gz"), *self.work.glob("*.nii")]:
+            for scrap in [path for ending in SCRAP for path in self.work.glob(f"*{ending}")]:
                 scrap.unlink()
         result.timing["seconds"] = round(time.perf_counter() - started, 3)
         result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
@@ -258,7 +263,7 @@ class Run:
         for name in [name for name in result.outputs if not name.endswith("_refused.png")]:
             (self.output / name).unlink(missing_ok=True)
             del result.outputs[name]
-        result.status, result.error, result.output, result.volumes_ml = "failed", str(error), "", {}
+        result.status, result.error, result.output, result.volumes_ml, result.answer = "failed", str(error), "", {}, {}
         logger.error("ERROR %s", error)
 
     @staticmethod
@@ -361,9 +366,9 @@ class Run:
         return picture
 
     def _draws(self, source: Source) -> bool:
-        """Whether ``<case>.png`` is drawn: where it would replace the picture that it is drawn from, it is not."""
-        target = self.output / f"{source.case}.png"
-        return self.pictures and not (is_picture_name(source.path.name) and target.resolve() == source.path.resolve())
+        """Whether ``<case>.png`` is drawn: where pictures are read from, it would replace one, or be the next case."""
+        beside = is_picture_name(source.path.name) and self.output.resolve() in source.path.resolve().parents
+        return self.pictures and not beside
 
     def _describe(
         self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult, draw: bool

@@ -74,10 +74,10 @@ def split(
     if Path(output).is_dir():
         raise SettingError("the output is a folder, not a file", "Give a name such as datalist.json.", file=output)
     found = find_pairs(data, images=images, labels=labels, layout=layout)
-    rule = group_by or _default_rule(found)
+    rule = group_by or default_rule(found)
     known = label_values if label_values is not None else (set(found.labels) or None)
     facts, problems = check_all(found.pairs, known, progress)
-    report = _report(found, [*found.problems, *problems], facts)
+    report = begin_report(found, [*found.problems, *problems], facts)
     good = [pair for pair in found.pairs if pair.case in facts]
     if not good:
         return report
@@ -91,10 +91,10 @@ def split(
         merge_duplicates=merge_duplicates,
         facts=facts,
     )
-    metadata = _metadata(name or Path(data).resolve().name, found, dealt, facts, report["label_values"])
+    metadata = metadata_of(name or Path(data).resolve().name, found, dealt, facts, report["label_values"])
     write_datalist(output, *dealt.items(), metadata, base_dir=data if relative_to_data else None)
     report.update(datalist=str(output), passed=list(dealt.groups))
-    report["cases"] = [_row(case, dealt) for case in dealt.groups] + report["cases"]
+    report["cases"] = [case_row(case, dealt) for case in dealt.groups] + report["cases"]
     said = describe(dealt, dropped=len(report["failed"]))
     return {**report, "description": f"{found.layout} layout: {said} Written: {output}"}
 
@@ -127,7 +127,12 @@ def data_digest(dealt: Split, facts: Mapping[str, PairFacts]) -> str:
     return digest.hexdigest()
 
 
-def _default_rule(found: FoundPairs) -> str:
+def default_rule(found: FoundPairs) -> str:
+    """``subject``, where the layout names all subjects.
+
+    Raises:
+        SettingError: where it does not: a wrong guess would flatter every number that follows.
+    """
     if found.pairs and all(pair.subject for pair in found.pairs):
         return "subject"
     raise SettingError(
@@ -136,7 +141,7 @@ def _default_rule(found: FoundPairs) -> str:
     )
 
 
-def _report(found: FoundPairs, problems: list[InputError], facts: Mapping[str, PairFacts]) -> dict[str, Any]:
+def begin_report(found: FoundPairs, problems: list[InputError], facts: Mapping[str, PairFacts]) -> dict[str, Any]:
     """The report as it stands before anything is dealt; each problem is logged."""
     for problem in problems:
         logger.error("ERROR %s", problem)
@@ -152,12 +157,13 @@ def _report(found: FoundPairs, problems: list[InputError], facts: Mapping[str, P
     }
 
 
-def _row(case: str, dealt: Split) -> dict[str, Any]:
+def case_row(case: str, dealt: Split) -> dict[str, Any]:
+    """A report's entry of a case that was dealt."""
     side: int | str = dealt.folds.get(case, "test")
     return {"case": case, "passed": True, "subject": dealt.subjects[case], "fold": side}
 
 
-def _metadata(
+def metadata_of(
     title: str, found: FoundPairs, dealt: Split, facts: Mapping[str, PairFacts], values: list[int]
 ) -> dict[str, Any]:
     """The head of the datalist: how it was made, without a path, a date or a machine's name."""

@@ -16,6 +16,7 @@ from neurobundle.bundle.journal import volumes_ml
 from neurobundle.commands.run import Run, _timed
 from neurobundle.commands.sources import Source, StudySource
 from neurobundle.errors import InputError, SettingError
+from neurobundle.export.answers import ANSWER_ENDING
 from neurobundle.export.nifti import save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, three_planes
 from neurobundle.geometry import same_grid
@@ -49,7 +50,7 @@ class Strip(Run):
         SettingError: for a margin below 0, or a bundle that does not take one scan of any sequence.
     """
 
-    ending, foreign = BRAIN_ENDING, Run.ending
+    ending, foreign = BRAIN_ENDING, (Run.ending, ANSWER_ENDING)
 
     def __init__(
         self,

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurobundle.bundle.find import can_fill, find_bundle, structures_of
+from neurobundle.bundle.find import answers_of, can_fill, find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.files import require_writable
-from neurobundle.load.datalist import Item, fold_items
+from neurobundle.load.class_labels import check_class_folds, check_class_names_of, check_classified, leaks_of
+from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.labels import check_pair
+from neurobundle.train.curves import write_curves
 
 if TYPE_CHECKING:
     from ignite.engine import Engine
@@ -36,7 +38,8 @@ def train_plan(
     Args:
         bundle: a name or a folder.
         data: the datalist.
-        output: gets ``models/model.pt`` (best epoch), ``final.pt`` (last epoch), ``last.pt`` and ``tensorboard/``.
+        output: gets ``models/model.pt`` (best epoch), ``final.pt`` (last epoch), ``last.pt``, ``tensorboard/`` and
+            ``curves.png``.
         fold: the fold that validates; -1 trains on all cases.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
@@ -79,6 +82,8 @@ def run_plan(plan: Plan) -> Any:
         _show_progress(workflow.parser.get_parsed_content(engine))
     workflow.run()
     workflow.finalize()
+    if plan.kind == "train":
+        write_curves(output, {"training": output})
     return workflow
 
 
@@ -88,13 +93,26 @@ def _show_progress(engine: Engine) -> None:
     ProgressBar(persist=False, desc="epoch").attach(engine)
 
 
-def check_training(bundle: str, data: Path, dataset_dir: Path | None, fold: int) -> None:
-    """Read every pair that a training would read, before it starts; each bad one is logged by name.
+def check_training(
+    bundle: str, data: Path, dataset_dir: Path | None, fold: int, folds: Sequence[int] | None = None
+) -> None:
+    """Read every case that a training would read, before it starts; each bad one is logged by name.
+
+    Args:
+        bundle: a name or a folder.
+        data: the datalist.
+        dataset_dir: what its paths are relative to, if not to the datalist.
+        fold: the fold that validates; -1 trains on all cases.
+        folds: all that will be held out, one after the other; ``fold`` alone if None. Where cases have classes, each
+            class must be in the training cases of each.
 
     Raises:
-        InputError: if there is a bad one.
-        SettingError: if the datalist cannot be read or has no such fold.
+        InputError: if there is a bad one, or a fold that can teach nothing.
+        SettingError: if the datalist cannot be read, has no such fold, or names other classes than the bundle.
     """
+    classes = answers_of(find_bundle(bundle))
+    if classes is not None:
+        check_class_names_of(data, classes)
     items = [item for part in ("train", "validation") for item in fold_items(data, dataset_dir, fold, part)]
     _, bad = check_pairs(bundle, items)
     for error in bad.values():
@@ -105,19 +123,47 @@ def check_training(bundle: str, data: Path, dataset_dir: Path | None, fold: int)
             "Mend them, or take them out of the datalist: `neurobundle split` does.",
             file=data,
         )
+    if classes is not None:
+        _check_folds(classes, data, dataset_dir, folds or [fold])
+
+
+def _check_folds(classes: Sequence[str], data: Path, dataset_dir: Path | None, folds: Sequence[int]) -> None:
+    """Refuse folds that can teach nothing, or that share persons and do not say so."""
+    problems = check_class_folds(read_datalist(data, base_dir=dataset_dir, need_fold=True), classes, folds, data)
+    for problem in problems[1:]:
+        logger.error("ERROR %s", problem)
+    if problems:
+        raise problems[0]
+    leaks = leaks_of(data)
+    if leaks:
+        logger.warning("WARNING %s leaks, as it says: %s. Its scores are too good.", data.name, leaks)
 
 
 def check_pairs(bundle: str, items: Sequence[Item]) -> tuple[list[Item], dict[str, NeurobundleError]]:
-    """The items whose image and label a bundle can use, and what is wrong with the others, by case."""
+    """The items whose image and label a bundle can use, and what is wrong with the others, by case.
+
+    Args:
+        bundle: a name or a folder; of a bundle of classes the label is a class's number.
+        items: of a datalist.
+    """
     folder = find_bundle(bundle)
-    known = [0, *structures_of(folder)]
+    classes, allow_empty = answers_of(folder), can_fill(folder)
+    known = [0, *structures_of(folder)] if classes is None else []
     good, bad = [], {}
     for item in items:
+        case = str(item["case"])
         try:
-            check_pair(item["image"], item["label"], known, case=str(item["case"]), allow_empty=can_fill(folder))
+            if classes is None and not isinstance(item.get("label"), str):
+                cause = f"its label is {item.get('label')!r}, and this bundle learns from label maps"
+                raise InputError(cause, "Give the path of one.", case=case)
+            if classes is None:
+                check_pair(item["image"], item["label"], known, case=case, allow_empty=allow_empty)
+            else:
+                label, mask = item.get("label"), item.get("mask")
+                check_classified(item["image"], label, classes, mask, case=case, allow_empty=allow_empty)
             good.append(item)
         except NeurobundleError as error:
-            bad[str(item["case"])] = error
+            bad[case] = error
     return good, bad
 
 

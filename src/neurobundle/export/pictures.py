@@ -35,6 +35,8 @@ WHITE: Colour = (255, 255, 255)
 
 #: Pixels of a panel's longer side.
 PANEL_PIXELS = 320
+#: How much of the picture a map covers where it is strongest.
+HEAT_OPACITY = 0.7
 #: Grey values are stretched between these percentiles of the image.
 WINDOW_PERCENTILES = (1.0, 99.5)
 
@@ -115,6 +117,23 @@ def three_planes(
     return _row(panels, [(title, WHITE), *words] if title else words)
 
 
+def with_heat(image: np.ndarray, heat: np.ndarray, title: str = "") -> Image.Image:
+    """A slice, and beside it the same slice under a map of what spoke for its answer.
+
+    Args:
+        image: ``(column, row)`` in display order.
+        heat: of the same shape, in [0, 1]; nothing is drawn where it is 0.
+        title: a line above the panels.
+    """
+    low, high = np.percentile(image, WINDOW_PERCENTILES)
+    grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    plain = np.repeat(grey.T[..., None], 3, axis=2)
+    share = HEAT_OPACITY * np.asarray(heat, float).T[..., None]
+    warm = (1 - share) * plain + share * np.array(COLOURS[0], float)
+    panels = [_square(np.rint(pixels).astype(np.uint8)) for pixels in (plain, warm)]
+    return _row(panels, [(title, WHITE)] if title else [])
+
+
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
     """Pictures below one another."""
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
@@ -123,6 +142,19 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
         sheet.paste(row, (0, top))
         top += row.height
     return sheet
+
+
+def _square(pixels: np.ndarray) -> Image.Image:
+    """An RGB slice ``(row, column, 3)`` as a panel, in its own proportions."""
+    height, width = pixels.shape[:2]
+    scale = PANEL_PIXELS / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    canvas = Image.new("RGB", (PANEL_PIXELS, PANEL_PIXELS))
+    canvas.paste(
+        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC),
+        ((PANEL_PIXELS - size[0]) // 2, (PANEL_PIXELS - size[1]) // 2),
+    )
+    return canvas
 
 
 def png_bytes(picture: Image.Image) -> bytes:

@@ -48,10 +48,10 @@ class AutocastInferer(Inferer):
                 "Set amp to false, or run on a GPU with --device cuda.",
             )
 
-    def __call__(
-        self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-    ) -> torch.Tensor:
-        """Logits of ``inputs``, float32, ``(batch, class, i, j, k)``."""
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Logits of ``inputs``, float32, ``(batch, class, i, j, k)``; of several outputs each, by name."""
         with torch.autocast(self.device_type, dtype=torch.bfloat16, enabled=self.amp):
             logits = self.inferer(inputs, network, *args, **kwargs)
+        if isinstance(logits, dict):
+            return {name: output.float() for name, output in logits.items()}
         return logits.float()

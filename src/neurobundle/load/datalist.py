@@ -6,7 +6,8 @@ A *datalist* is a JSON file in the style of the Medical Segmentation Decathlon t
      "test": [...], "labels": {"0": "background", ...}, "split": {...}}
 
 Its paths are relative to the file itself, or to a *base*, where a bundle ships its datalist apart from the data. A
-*fold* is a share of the cases, whole subjects always, that is held out together.
+*fold* is a share of the cases, whole subjects always, that is held out together. Where ``label`` is a class, a label
+map of the same image may stand beside it as ``mask``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ALL_CASES = -1
 PARTS = ("train", "validation", "all", "test")
 
 #: Order of the keys of an entry in a written file.
-_ENTRY_KEYS = ("case", "subject", "fold", "image", "label")
+_ENTRY_KEYS = ("case", "subject", "fold", "image", "label", "mask")
 
 _AGAIN = "Make it again: neurobundle split DATA -o datalist.json"
 
@@ -222,7 +223,10 @@ def _item(entry: object, base: Path, where: str, file: str | Path) -> Item:
         raise SettingError(
             f"{where} needs 'label' as a path or a whole number, got {label!r:.80}", f"{_AGAIN}.", file=file
         )
-    return item
+    mask = entry.get("mask")
+    if mask is not None and not (isinstance(mask, str) and mask):
+        raise SettingError(f"{where} needs 'mask' as a path, got {mask!r:.80}", f"{_AGAIN}.", file=file)
+    return item if mask is None else {**item, "mask": os.path.normpath(base / mask)}
 
 
 def _name_cases(items: Sequence[Item], section: str, file: str | Path) -> None:
@@ -252,7 +256,7 @@ def _require_files(items: Sequence[Item], section: str, file: str | Path) -> Non
     missing = [
         (number, item["case"], name)
         for number, item in enumerate(items)
-        for name in (*_images(item), *([item["label"]] if isinstance(item.get("label"), str) else ()))
+        for name in (*_images(item), *(item[key] for key in ("label", "mask") if isinstance(item.get(key), str)))
         if not Path(name).exists()
     ]
     if missing:
@@ -271,8 +275,9 @@ def _images(item: Mapping[str, Any]) -> list[str]:
 def _relative(entry: Mapping[str, Any], base: Path) -> Item:
     images = [_relative_path(name, base) for name in _images(entry)]
     changed: Item = {**entry, "image": images if isinstance(entry["image"], (list, tuple)) else images[0]}
-    if isinstance(entry.get("label"), (str, Path)):
-        changed["label"] = _relative_path(str(entry["label"]), base)
+    for key in ("label", "mask"):
+        if isinstance(entry.get(key), (str, Path)):
+            changed[key] = _relative_path(str(entry[key]), base)
     ordered = [key for key in _ENTRY_KEYS if changed.get(key) is not None]
     return {key: changed[key] for key in [*ordered, *sorted(set(changed) - set(_ENTRY_KEYS))]}
 

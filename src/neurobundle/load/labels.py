@@ -46,9 +46,9 @@ class PairFacts:
 
     Attributes:
         shape: of the image and the label.
-        values: the label's values.
+        values: the label's values; none without a label map.
         image_hashes: the content hash of each image file.
-        label_hash: the label's, or None if it is empty: empty label maps of one shape are all the same.
+        label_hash: the label's, or None if it is empty or not there: empty label maps of one shape are all the same.
     """
 
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class PairFacts:
 
 def check_pair(
     image_path: str | Path | Sequence[str | Path],
-    label_path: str | Path,
+    label_path: str | Path | None,
     known_labels: Collection[int] | None = None,
     *,
     case: str = "",
@@ -69,7 +69,7 @@ def check_pair(
 
     Args:
         image_path: the image, or one file a channel.
-        label_path: its label map.
+        label_path: its label map; None where there is none to be read, since the case as a whole has a class.
         known_labels: the values that the label may have; any whole numbers if None.
         case: the case's name for the message; the image's own if empty.
         allow_empty: let channels without a signal pass, but not all of a case.
@@ -84,16 +84,23 @@ def check_pair(
         images = [read_volume(path, replace(STRICT, allow_empty=allow_empty)) for path in paths]
         if all(image.data.min() == image.data.max() for image in images):
             raise InputError("there is no signal in any channel", "Take the case out of the datalist.", file=paths[0])
-        label = read_volume(Path(label_path), LABEL)
         for other in images[1:]:
             _require_same_grid(other, images[0], "the channel", "Resample the channels onto one grid.")
-        _require_same_grid(label, images[0], "the label", "Draw or resample the label on its image's grid.")
-        values = label_values(label.data, label.path, known_labels)
+        values, label_hash = (
+            (frozenset[int](), None) if label_path is None else _check_label(Path(label_path), images[0], known_labels)
+        )
     except InputError as error:
         error.for_case(case or case_name(paths[0]))
         raise
-    hashes = tuple(content_hash(image.data) for image in images)
-    return PairFacts(images[0].data.shape, values, hashes, content_hash(label.data) if label.data.any() else None)
+    return PairFacts(images[0].data.shape, values, tuple(content_hash(image.data) for image in images), label_hash)
+
+
+def _check_label(path: Path, image: Volume, known: Collection[int] | None) -> tuple[frozenset[int], str | None]:
+    """The values of an image's label map, and its content hash unless it is empty."""
+    label = read_volume(path, LABEL)
+    _require_same_grid(label, image, "the label", "Draw or resample the label on its image's grid.")
+    values = label_values(label.data, label.path, known)
+    return values, content_hash(label.data) if label.data.any() else None
 
 
 def label_values(data: npt.NDArray[Any], path: Path, known: Collection[int] | None = None) -> frozenset[int]:

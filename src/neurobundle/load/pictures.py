@@ -19,22 +19,48 @@ COPY_LEVELS = 2.0
 #: Pixels above this grey level are bright, and a picture that has fewer than this share of them says nothing.
 BRIGHT_LEVEL, LEAST_BRIGHT = 16, 0.01
 
+#: What Pillow calls pictures whose numbers stand for colours in a table, and those that may hold grey in disguise.
+PALETTE = "P"
+GREY_MODES = (PALETTE, "LA", "PA", "RGB", "RGBA")
+
 _AGAIN = "Copy or export the file again."
 
 
 def read_picture(path: Path, policy: Policy = STRICT) -> npt.NDArray[Any]:
     """A grey picture, ``(row, column)``.
 
+    Grey that was saved in colour is grey: RGB whose channels say the same, a palette, an alpha channel that hides
+    nothing. A label map's numbers are taken as they are, and it has one channel.
+
     Raises:
         InputError: if it is missing, unreadable, coloured, or refused by the gate.
     """
-    verdict, data, _ = judge_picture(path, policy)
-    if data is not None and data.ndim != 2:
-        colour = refuse("type", "RGB images are not supported", "Export it as one number a voxel.", path)
-        verdict = Verdict([colour, *verdict.findings])
+    verdict, data, facts = judge_picture(path, policy)
+    if data is not None and (data.ndim != 2 or facts["type"] == PALETTE):
+        grey, problem = (data, "") if policy.kind == "label" else _grey_of(path, str(facts["type"]))
+        if problem or grey.ndim != 2:
+            cause = problem or f"{facts['type']} label maps are not supported"
+            verdict = Verdict([refuse("type", cause, "Export it as one number a voxel.", path), *verdict.findings])
+        data = grey
     verdict.require(path)
     assert data is not None
     return data
+
+
+def _grey_of(path: Path, mode: str) -> tuple[npt.NDArray[Any], str]:
+    """The grey values of a picture that is stored in another way, and why it has none."""
+    pillow: Any = require("PIL.Image", extra="demo", feature="reading PNG and JPEG")
+    nothing = np.zeros((0, 0, 0), np.uint8)
+    if mode not in GREY_MODES:
+        return nothing, f"{mode} images are not supported"
+    with pillow.open(path) as picture:
+        colours = np.array(picture.convert("RGBA"))
+    if (colours[..., 3] != colours[..., 3].max()).any():
+        return nothing, "it is transparent in places, and nothing says what is there"
+    spread = np.ptp(colours[..., :3].astype(np.int16), axis=2)
+    if same_channels(colours) != "0, 1 and 2" and spread.mean() >= COPY_LEVELS:
+        return nothing, "it is in colour, and a slice of MRI is grey: RGB images are not supported"
+    return np.rint(colours[..., :3].mean(axis=2)).astype(np.uint8), ""
 
 
 def judge_picture(path: Path, policy: Policy = STRICT) -> tuple[Verdict, npt.NDArray[Any] | None, dict[str, Any]]:

@@ -35,7 +35,7 @@ def read_slice(path: str | Path, policy: Policy = STRICT) -> Scan:
     """A slice picture as a scan of one slice.
 
     Args:
-        path: a grey PNG or JPEG.
+        path: a grey PNG or JPEG; it may be stored in colour.
         policy: what is allowed and expected.
 
     Returns:

@@ -10,6 +10,8 @@ In a config::
           metric: balanced_accuracy
         output_transform: $monai.handlers.from_engine(['pred', 'label'])
         save_details: false
+
+With ``metric: nll`` and the name ``val_loss``, among ``additional_metrics``, it is the validation's loss.
 """
 
 from __future__ import annotations
@@ -18,11 +20,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from monai.metrics import CumulativeIterationMetric
 
 from neurobundle.errors import NoInputError, SettingError, closest
+from neurobundle.measure.calibration import SMALLEST_PROBABILITY
 from neurobundle.measure.classification import MEANS, mean_scores, predict
+
+#: The mean negative log-probability of the true class, in nats: what cross-entropy without weights is.
+NLL = "nll"
 
 
 class ClassificationMetric(CumulativeIterationMetric):
@@ -33,7 +40,8 @@ class ClassificationMetric(CumulativeIterationMetric):
     prediction is NaN counts as failed, which is as bad as the worst answer.
 
     Args:
-        metric: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``mcc``, ``macro_auroc`` or ``macro_auprc``.
+        metric: ``accuracy``, ``balanced_accuracy``, ``macro_f1``, ``mcc``, ``macro_auroc`` or ``macro_auprc``; or
+            ``nll``, of which less is better, so that it is no key metric.
 
     Raises:
         SettingError: if the metric is unknown.
@@ -41,8 +49,9 @@ class ClassificationMetric(CumulativeIterationMetric):
 
     def __init__(self, metric: str = "balanced_accuracy") -> None:
         super().__init__()
-        if metric not in MEANS:
-            raise SettingError(f"there is no metric {metric!r}{closest(metric, MEANS)}", f"One of {', '.join(MEANS)}.")
+        known = (*MEANS, NLL)
+        if metric not in known:
+            raise SettingError(f"there is no metric {metric!r}{closest(metric, known)}", f"One of {', '.join(known)}.")
         self.metric = metric
 
     def aggregate(self) -> torch.Tensor:
@@ -55,6 +64,8 @@ class ClassificationMetric(CumulativeIterationMetric):
         if buffers is None:
             raise NoInputError(f"{self.metric} needs a case and saw none", "Check the validation's datalist.")
         probabilities, truth = (buffer.cpu().numpy() for buffer in buffers)
+        if self.metric == NLL:
+            return torch.tensor(_nll(probabilities, truth[:, 0]), dtype=torch.float32)
         predicted = predict(probabilities)
         scores = mean_scores(truth[:, 0], predicted, probabilities.shape[1], probabilities)
         return torch.tensor(scores[self.metric], dtype=torch.float32)
@@ -81,6 +92,12 @@ class ClassificationMetric(CumulativeIterationMetric):
             )
         probabilities[failed] = math.nan
         return [probabilities, class_numbers(y, y_pred.shape).to(y_pred.device)]
+
+
+def _nll(probabilities: np.ndarray, truth: np.ndarray) -> float:
+    """Of (n, C) and (n,); a failed case, NaN throughout, gave its class the least that there is."""
+    of_truth = np.nan_to_num(probabilities[np.arange(len(truth)), truth], nan=0.0)
+    return float(-np.log(np.maximum(of_truth, SMALLEST_PROBABILITY)).mean(dtype=float))
 
 
 def class_numbers(y: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:

@@ -11,6 +11,8 @@ from typing import Any
 from neurobundle import __version__
 
 TABLE, SUMMARY, REPORT, CALIBRATION = "per_case.csv", "summary.json", "report.html", "calibration.csv"
+#: Of trainings, which lie beside the report that shows them.
+CURVES = "curves.png"
 
 #: Packages whose version may change a score.
 PACKAGES = ("numpy", "scipy", "connected-components-3d", "monai", "torch")

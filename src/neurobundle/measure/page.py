@@ -30,6 +30,8 @@ from neurobundle.export.page import (
     write_page,
 )
 from neurobundle.measure import charts
+from neurobundle.measure.outputs import CURVES
+from neurobundle.measure.page_answers import answer_fold_section, curve_section, subject_section, temperature_section
 from neurobundle.measure.page_parts import (
     RankedCase,
     calibration_section,
@@ -148,7 +150,7 @@ def write_classification_page(
     """Write the report of a classification; wrong cases come first, the surest ones of them at the top.
 
     Args:
-        path: ends in ``.html``.
+        path: ends in ``.html``; the curves of trainings are shown if they lie beside it (``curves.png``).
         title: of the page.
         summary: what ``summary.json`` holds.
         rows: one a case: ``case``, ``subject``, ``truth``, ``prediction``, ``correct``, ``status``, and ``p_<class>``.
@@ -162,6 +164,10 @@ def write_classification_page(
         section("scores", "Scores", _overall(summary, _CLASSIFICATION), _by_class(summary, _OF_CLASS), said(text)),
         confusion_section(summary.get("confusion"), "cases"),
         calibration_section(summary.get("calibration"), "classes"),
+        temperature_section(summary.get("temperature")),
+        subject_section(summary.get("subjects")),
+        answer_fold_section(summary.get("folds")),
+        curve_section(path.parent / CURVES),
         _answer_section(rows),
         fact_section(facts),
     ]

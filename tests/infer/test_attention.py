@@ -1,0 +1,52 @@
+"""Class activation maps of a network that is known to look at one place."""
+
+import pytest
+import torch
+from torch import nn
+
+from neurobundle.errors import SettingError
+from neurobundle.infer.attention import ClassActivation, has_features, last_features
+
+
+def bright_against_dark() -> nn.Sequential:
+    """Class 1 is as likely as there is brightness; class 0 does not care."""
+    features, head = nn.Conv2d(1, 1, 1, bias=False), nn.Linear(1, 2, bias=False)
+    nn.init.ones_(features.weight)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[0.0], [1.0]]))
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+
+
+def image() -> torch.Tensor:
+    picture = torch.zeros(1, 16, 12)
+    picture[0, 3:5, 8:10] = 7
+    return picture
+
+
+def test_the_bright_spot_spoke_for_the_answer() -> None:
+    heat = ClassActivation(bright_against_dark())(image(), 1)
+    assert torch.equal(heat, (image()[0] > 0).float())
+
+
+def test_nothing_spoke_for_the_other_one() -> None:
+    assert not ClassActivation(bright_against_dark())(image(), 0).any()
+
+
+def test_it_works_without_gradients_and_more_than_once() -> None:
+    activation = ClassActivation(bright_against_dark())
+    with torch.no_grad():
+        assert torch.equal(activation(image(), 1), activation(image(), 1))
+
+
+def test_a_network_may_name_the_layer() -> None:
+    network = bright_against_dark()
+    network.cam_layer = "1"  # type: ignore[assignment]
+    assert last_features(network) == "1"
+    assert last_features(bright_against_dark()) == "0"
+
+
+def test_a_network_without_convolutions() -> None:
+    with pytest.raises(SettingError, match="no convolution"):
+        last_features(nn.Linear(2, 2))
+    assert not has_features(nn.Linear(2, 2))
+    assert has_features(bright_against_dark())
