@@ -93,6 +93,12 @@ def case_of(row: Row) -> str:
     return f"{int(row['id']):04d}"
 
 
+def entry_of(row: Row, subject: str, fold: int) -> dict[str, Any]:
+    """A slice as a datalist has it."""
+    image, label = f"ce_mri/images/{case_of(row)}.png", int(row["label"]) - 1
+    return {"case": case_of(row), "subject": subject, "fold": fold, "image": image, "label": label}
+
+
 def picture_of(data: Path, case: str) -> np.ndarray:
     """A slice's pixels."""
     return np.asarray(Image.open(data / "ce_mri" / "images" / f"{case}.png"))
@@ -131,16 +137,7 @@ def pairs_of(names: Sequence[str]) -> int:
 
 def of_authors(data: Path, rows: Sequence[Row], folder: Path) -> tuple[dict[str, Any], list[tuple[str, str, float]]]:
     """The audit of the authors' folds, kin by kin; and pairs of slices for the picture."""
-    items = [
-        {
-            "case": case_of(row),
-            "subject": row["pid"],
-            "fold": int(row["fold"]),
-            "image": f"ce_mri/images/{case_of(row)}.png",
-            "label": int(row["label"]) - 1,
-        }
-        for row in rows
-    ]
+    items = [entry_of(row, row["pid"], int(row["fold"])) for row in rows]
     found = audited(items, folder, data)
     views = {item["case"]: view_of(picture_of(data, item["case"])) for item in items}
     cases: dict[str, list[str]] = {}
@@ -180,16 +177,7 @@ def of_authors(data: Path, rows: Sequence[Row], folder: Path) -> tuple[dict[str,
 
 def of_sources(data: Path, rows: Sequence[Row], folder: Path, step: int) -> dict[str, Any]:
     """What tells slices without tumour, as published and as grey pictures of one size."""
-    items: list[dict[str, Any]] = [
-        {
-            "case": case_of(row),
-            "subject": row["person"],
-            "fold": n % 5,
-            "image": f"ce_mri/images/{case_of(row)}.png",
-            "label": int(row["label"]) - 1,
-        }
-        for n, row in enumerate(rows)
-    ]
+    items = [entry_of(row, row["person"], n % 5) for n, row in enumerate(rows)]
     files = sorted((data / "no_tumour_2d").iterdir())[::step]
     items += [
         {"case": path.stem, "image": f"no_tumour_2d/{path.name}", "label": 3, "fold": n % 5}

@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from neurobundle.bundle.workflow import make_plan
@@ -146,7 +147,7 @@ def test_stock_monai_writes_the_same(pictures: Path, tmp_path: Path) -> None:
         assert (tmp_path / "stock" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
 
 
-def test_the_recipe_of_three_channels(tmp_path: Path) -> None:
+def test_the_recipe_of_three_channels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """``with_lgg`` trains on stacked heads of three channels, one of which a case may lack."""
     items = []
     for n in range(4):
@@ -157,14 +158,15 @@ def test_the_recipe_of_three_channels(tmp_path: Path) -> None:
         images = [f"{n}_{name}.nii.gz" for name in ("T1", "FLAIR", "T1c")]
         items.append({"case": str(n), "subject": str(n), "fold": n % 2, "image": images, "label": f"{n}_seg.nii.gz"})
     (tmp_path / "datalist.json").write_text(json.dumps({"training": items}))
-    settings = {"datalist": str(tmp_path / "datalist.json"), "dataset_dir": str(tmp_path), "device": "cpu"}
-    settings |= {"output_dir": str(tmp_path / "out"), "ckpt_dir": str(tmp_path / "out" / "models")}
-    small = {"network_size": "tiny", "epochs": 1, "val_interval": 1, "patch_size": [32, 32, 1]}
-    workflow = make_plan(BUNDLE, "train", ["with_lgg"], {**settings, **small}).workflow()
-    workflow.initialize()
-    assert workflow.parser.get_parsed_content("network").stem.in_channels == 3 * 4
-    workflow.run()
-    assert (tmp_path / "out" / "final.pt").exists()
+    words = ["train", "tumor_slice_segmentation", "--device", "cpu", "--data", str(tmp_path / "datalist.json")]
+    small = ["--set", "network_size=tiny", "epochs=1", "val_interval=1", "patch_size=[32,32,1]"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--config", "with_lgg", *small]) == 0
+    state = torch.load(tmp_path / "out" / "final.pt", weights_only=True)
+    assert state["stem.weight"].shape[1] == 3 * 4
+    # Without the recipe's word an empty channel is no image.
+    assert main([*words, "-o", str(tmp_path / "other"), *small, "in_channels=3"]) != 0
+    assert "it has no signal" in caplog.text
+    assert not (tmp_path / "other" / "final.pt").exists()
 
 
 def test_nobody_stands_on_two_sides() -> None:

@@ -44,6 +44,11 @@ def test_info_without_it_is_as_before(capsys: pytest.CaptureFixture[str]) -> Non
     assert "licence of the code" in capsys.readouterr().out
 
 
+def test_settings_are_of_the_blocks(caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["info", "hippocampus_segmentation", "--set", "network_size=tiny"]) == 1
+    assert "--config and --set are for --blocks" in caplog.text
+
+
 def test_a_setting_that_there_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "hippocampus_segmentation", "--blocks", "--set", "network_sise=tiny"]) == 1
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neurobundle.bundle.workflow import make_plan
 from neurobundle.cli import main
 from neurobundle.commands import crossval
 from neurobundle.commands.card import publish_results
@@ -146,7 +147,7 @@ def test_classes_in_another_order(bundle: Path, data: Path, tmp_path: Path, capl
 def test_a_class_is_no_label_map() -> None:
     """The same datalist, given to a bundle that outlines."""
     item = {"case": "a", "image": "a.png", "label": 1}
-    assert "learns from label maps" in str(check_pairs(str(HIPPOCAMPUS), [item])[1]["a"])
+    assert "learns from label maps" in str(check_pairs(make_plan(HIPPOCAMPUS, "train"), [item])[1]["a"])
 
 
 # --- train, evaluate ---

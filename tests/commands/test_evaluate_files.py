@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from neurobundle.cli import main
+from neurobundle.export.answers import answer_of, write_predictions
 from neurobundle.export.comparison import CasePictures
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -365,6 +367,19 @@ def test_a_blank_answer_is_a_failed_case(tmp_path: Path, caplog: pytest.LogCaptu
     assert (summary["n_failed"], summary["accuracy"]["mean"]) == (1, 0.5)
 
 
+def test_what_a_run_of_classes_wrote(tmp_path: Path) -> None:
+    """A case of which no class was named is scored by its probabilities; one that failed is wrong."""
+    sure, unsure = answer_of([0.9, 0.1], ["x", "y"]), answer_of([0.4, 0.6], ["x", "y"], abstain_below=0.7)
+    answers: dict[str, Any] = {"a": asdict(sure), "b": asdict(unsure), "c": {}}
+    write_predictions(tmp_path / "predictions.csv", ["x", "y"], answers)
+    (tmp_path / "truth.csv").write_text("case,label\na,x\nb,y\nc,y\n")
+    words = ["--pred", str(tmp_path / "predictions.csv"), "--truth", str(tmp_path / "truth.csv")]
+    assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 3
+    with (tmp_path / "out" / "per_case.csv").open() as file:
+        rows = [(row["case"], row["prediction"], row["status"]) for row in csv.DictReader(file)]
+    assert rows == [("a", "x", "ok"), ("b", "y", "ok"), ("c", "", "failed")]
+
+
 def test_tables_without_a_common_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "truth.csv").write_text("case,label\na,x\nb,y\n")
     (tmp_path / "pred.csv").write_text("case,prediction\nq,x\nz,y\n")
@@ -428,6 +443,19 @@ def test_temperature_and_threshold_are_chosen_on_validation_cases(tmp_path: Path
     assert float(rows["a"]["p_yes"]) == pytest.approx(0.75, abs=1e-3)
     assert rows["c"]["prediction"] == "no", ".55 after cooling, below the threshold"
     assert summary["accuracy"]["mean"] == 1
+
+
+def test_a_validation_case_that_failed_chooses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "truth.csv").write_text("case,truth\na,yes\nb,no\n")
+    (tmp_path / "pred.csv").write_text("case,p_no,p_yes\na,0.1,0.9\nb,0.9,0.1\n")
+    words = ["--pred", str(tmp_path / "pred.csv"), "--truth", str(tmp_path / "truth.csv"), *validation(tmp_path)]
+    for name, line in (("v_pred.csv", "failed,,\n"), ("v_truth.csv", "failed,yes,w\n")):
+        with (tmp_path / name).open("a") as file:
+            file.write(line)
+    assert main(["evaluate", *words, "-o", str(tmp_path / "out")]) == 0
+    assert "1 validation cases have no prediction" in caplog.text
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["chosen on validation"]["temperature"]["value"] == pytest.approx(2, abs=1e-3)
 
 
 def test_nothing_is_chosen_on_people_who_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,11 +33,17 @@ def test_below_the_confidence_no_class_is_named() -> None:
 def test_the_slices_that_counted_most_come_first() -> None:
     logits = np.zeros((3, 7))
     logits[1, 4] = 50
-    slices = np.vstack([logits, [1, 1, 1, 1, 4, 1, 1]])
+    slices = np.vstack([logits, [0.1, 0.1, 0.1, 0.1, 0.4, 0.1, 0.1]])
     listed = answer_of([0.1, 0.7, 0.2], CLASSES, slices=slices).slices
     assert len(listed) == MOST_SLICES
     assert listed[0] == {"slice": 4, "weight": 0.4, "prediction": "meningioma", "confidence": 1.0}
     assert [each["slice"] for each in listed[1:]] == [0, 1, 2, 3]
+
+
+def test_slices_that_did_not_count_are_not_listed() -> None:
+    slices = np.vstack([np.zeros((3, 4)), [0.0, 0.75, 0.0, 0.25]])
+    listed = answer_of([0.1, 0.7, 0.2], CLASSES, slices=slices).slices
+    assert [(each["slice"], each["weight"]) for each in listed] == [(1, 0.75), (3, 0.25)]
 
 
 def test_a_picture_lists_no_slices() -> None:

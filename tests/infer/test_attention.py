@@ -46,7 +46,10 @@ def test_a_network_may_name_the_layer() -> None:
 
 
 def test_a_network_without_convolutions() -> None:
-    with pytest.raises(SettingError, match="no convolution"):
+    with pytest.raises(SettingError, match="no feature maps"):
         last_features(nn.Linear(2, 2))
     assert not has_features(nn.Linear(2, 2))
     assert has_features(bright_against_dark())
+    tokens = bright_against_dark()
+    tokens.cam_layer = ""  # type: ignore[assignment]
+    assert not has_features(tokens), "it says so"

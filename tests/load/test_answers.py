@@ -45,6 +45,15 @@ def test_a_class_and_probabilities(tmp_path: Path) -> None:
     assert (row.label, row.probabilities) == ("tumour", {"healthy": 1, "tumour": 0})
 
 
+def test_a_class_that_was_not_named_beside_its_probabilities(tmp_path: Path) -> None:
+    """As a run writes it that abstained; a row of blanks has failed."""
+    path = table(tmp_path, "case,prediction,p_healthy,p_tumour,abstained\nanna,,0.5,0.5,1\nbert,,,,\n")
+    rows = read_class_table(path, CLASSES, "prediction", allow_blank=True)
+    assert [(row.label, row.probabilities) for row in rows] == [(None, {"healthy": 0.5, "tumour": 0.5}), (None, None)]
+    with pytest.raises(InputError, match="line 2, column 'prediction' is blank"):
+        read_class_table(path, CLASSES, "prediction")
+
+
 def test_without_classes_any_label_will_do(tmp_path: Path) -> None:
     path = table(tmp_path, "case,label,p_a,p_b\nanna,7,0.5,0.5\n")
     assert read_class_table(path)[0].label == "7"

@@ -170,6 +170,15 @@ def test_a_fold_is_held_out(datalist: Path) -> None:
     assert cases("test") == ["t"]
 
 
+def test_what_each_case_must_have(datalist: Path) -> None:
+    """Before a training starts, and not somewhere in a transform."""
+    assert len(fold_items(datalist, fold=1, needs=["image"])) == 4
+    with pytest.raises(SettingError, match="4 of 4 cases have no 'mask'") as caught:
+        fold_items(datalist, fold=1, needs=["image", "mask"])
+    assert (caught.value.case, caught.value.file) == ("c0", str(datalist))
+    assert "mask_head=false" in caught.value.way_out
+
+
 def test_all_cases_train_with_fold_minus_one(datalist: Path) -> None:
     """Validation is fold 0 then, which was trained on: it chooses nothing."""
     assert len(fold_items(datalist, fold=-1)) == 6

@@ -93,7 +93,7 @@ def test_a_person_of_two_classes_is_said(tmp_path: Path, caplog: pytest.LogCaptu
     assert "subjects" not in summary
     assert (summary["n_cases"], summary["n_failed"]) == (33, 1)
     assert summary["failed"] == {"odd": "odd: lost."}
-    assert "the subject 'f0p0' has slices of a and b" in caplog.text
+    assert "the subject 'f0p0' has cases of a and b" in caplog.text
 
 
 def test_a_failed_case_is_wrong_and_in_no_calibration(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_the_geometric_mean_made_to_sum_to_one() -> None:
     pooled = pool_subjects(evaluation_of(("1", "anna", "a", [0.8, 0.2]), ("2", "anna", "a", [0.5, 0.5])))
     answer = pooled.answers["anna"]
     assert answer.probabilities == pytest.approx((2 / 3, 1 / 3))
-    assert (answer.prediction, answer.truth, pooled.slices) == (0, 0, {"anna": 2})
+    assert (answer.prediction, answer.truth, pooled.counts) == (0, 0, {"anna": 2})
 
 
 def test_a_sure_slice_outweighs_two_doubtful_ones() -> None:
@@ -56,13 +56,13 @@ def test_a_failed_slice_fails_the_person() -> None:
     failed = pool_subjects(evaluation_of(("1", "anna", "a", [0.6, 0.4]), ("2", "anna", "a", None)))
     assert wrong.answers["anna"].prediction == 1
     assert failed.answers["anna"].prediction == FAILED
-    assert failed.problems == {"anna": "anna: 1 of 2 slices failed, 2 for one."}
+    assert failed.problems == {"anna": "anna: 1 of 2 cases failed, 2 for one."}
     assert failed.summary()["accuracy"]["mean"] == wrong.summary()["accuracy"]["mean"] == 0.0
 
 
 def test_two_classes_in_one_person_are_refused() -> None:
     rows = [("1", "anna", "a", [0.6, 0.4]), ("2", "anna", "b", [0.6, 0.4])]
-    with pytest.raises(InputError, match="the subject 'anna' has slices of a and b") as caught:
+    with pytest.raises(InputError, match="the subject 'anna' has cases of a and b") as caught:
         pool_subjects(evaluation_of(*rows))
     assert caught.value.case == "2"
 
@@ -83,8 +83,8 @@ def test_a_row_a_person(tmp_path: Path) -> None:
     rows = [("1", "anna", "a", [0.75, 0.25]), ("2", "anna", "a", [0.75, 0.25]), ("3", "bert", "b", None)]
     path = pool_subjects(evaluation_of(*rows)).write_table(tmp_path / "per_subject.csv")
     table = list(csv.DictReader(path.read_text().splitlines()))
-    assert list(table[0]) == ["subject", "slices", "truth", "prediction", "correct", "p_a", "p_b", "status"]
-    assert [(row["subject"], row["slices"], row["correct"], row["status"]) for row in table] == [
+    assert list(table[0]) == ["subject", "cases", "truth", "prediction", "correct", "p_a", "p_b", "status"]
+    assert [(row["subject"], row["cases"], row["correct"], row["status"]) for row in table] == [
         ("anna", "2", "1", "ok"),
         ("bert", "1", "0", "failed"),
     ]

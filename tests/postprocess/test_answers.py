@@ -9,6 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from neurobundle.errors import InputError, SettingError
+from neurobundle.networks.manifest import write_entry
 from neurobundle.postprocess.answers import (
     AnswerCalibration,
     LogitsToAnswerd,
@@ -51,9 +52,12 @@ def test_no_finite_answer_is_refused(logits: torch.Tensor) -> None:
 
 
 def test_transforms_keep_metadata_and_slices() -> None:
-    pred = MetaTensor(torch.tensor([[2.0, 0.0], [0.0, 0.0], [1.0, 1.0]]), meta={"filename_or_obj": "a.png"})
+    pred = MetaTensor(
+        torch.tensor([[2.0, 0.0, 9.0], [0.0, 0.0, 9.0], [3.0, 1.0, 0.2]]), meta={"filename_or_obj": "a.png"}
+    )
     item = LogitsToAnswerd("pred")(PoolSlicesd("pred")({"pred": pred}))
-    assert torch.equal(item["pred_slices"], pred.as_tensor())
+    assert torch.equal(item["pred_slices"][:-1], pred.as_tensor()[:-1])
+    assert item["pred_slices"][-1].tolist() == [0.75, 0.25, 0.0], "what each slice has in the answer, not its weight"
     assert item["pred"].meta["filename_or_obj"] == "a.png"
     assert item["pred"].sum().item() == pytest.approx(1)
     assert item["pred"][0] > item["pred"][1]
@@ -66,6 +70,17 @@ def test_a_temperature_makes_less_sure_and_changes_no_answer(tmp_path: Path) -> 
     found = LogitsToAnswerd("pred", file)({"pred": logits})["pred"]
     assert np.allclose(found, torch.tensor([1.0, 0.0]).softmax(0))
     assert read_answer_calibration(file) == AnswerCalibration(2.0, 0.6)
+
+
+def test_a_calibration_that_was_published_is_not_to_be_changed(tmp_path: Path) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text('{"temperature": 2.0}')
+    write_entry(tmp_path, file.name, origin="released", parent=None)
+    assert read_answer_calibration(file).temperature == 2
+    file.write_text('{"temperature": 3.0}')
+    with pytest.raises(SettingError, match="was changed") as caught:
+        read_answer_calibration(file)
+    assert (caught.value.file, "--set calibration=" in caught.value.way_out) == (str(file), True)
 
 
 def test_without_a_file_nothing_changes(tmp_path: Path) -> None:

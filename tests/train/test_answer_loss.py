@@ -24,6 +24,15 @@ def test_the_mask_heads_loss_is_added_by_its_weight() -> None:
     assert AnswerLoss(mask_weight=0)(pred, target).item() == pytest.approx(math.log(4))
 
 
+def test_a_mask_is_of_all_labels_and_of_a_white_of_255() -> None:
+    pred = {"answer": EVEN, "mask": torch.randn(2, 1, 4, 4)}
+    mask = torch.tensor([[0.0, 1.0, 2.0, 255.0]] * 4).expand(2, 1, 4, 4)
+    losses = [
+        AnswerLoss()(pred, {"answer": torch.tensor([0, 3]), "mask": m}).item() for m in (mask, (mask > 0).float())
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_a_rare_class_can_weigh_more() -> None:
     logits = torch.tensor([[2.0, 0.0], [2.0, 0.0]])
     plain, weighted = AnswerLoss(), AnswerLoss(class_weights=[1, 3])

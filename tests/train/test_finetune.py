@@ -19,7 +19,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 from torch.utils.data import DataLoader
 
-from neurobundle.errors import SettingError
+from neurobundle.errors import SettingError, WeightsError
 from neurobundle.networks.blocks import blocks_of
 from neurobundle.networks.classifier import Classifier, classifier
 from neurobundle.train import AveragedWeights, ReseedHandler
@@ -291,6 +291,14 @@ def test_four_epochs_equal_two_and_two(name: str, tmp_path: Path) -> None:
         assert all(torch.equal(moments[part], other["optimizer"]["state"][key][part]) for part in moments)
 
 
+@pytest.mark.parametrize("name", ["none", "gradual", "blockwise"])
+def test_a_state_of_another_schedule_is_refused(name: str, tmp_path: Path) -> None:
+    train(tmp_path, SCHEDULES["head"], 1)
+    with pytest.raises(WeightsError, match="of a run with schedule FreezeBlocks, and this run has") as caught:
+        train(tmp_path, SCHEDULES[name], 2, resume=True)
+    assert "give another output folder" in caught.value.way_out
+
+
 def blockwise(epochs: int = 2, patience: int | None = None, first: int = 1) -> Make:
     return lambda net, optimizer, evaluator: BlockwiseFineTuning(net, optimizer, evaluator, epochs, patience, first)
 
@@ -330,6 +338,13 @@ def test_a_depth_lasts_its_epochs_and_the_last_one_ends_the_training(tmp_path: P
     counts, trainer = depths(tmp_path, blockwise(1), 20, [0.1 * n for n in range(20)])
     assert counts == [1, 2, 3, 4]
     assert trainer.state.epoch == 4
+
+
+def test_a_training_that_ends_before_the_last_depth_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    depths(tmp_path / "long", blockwise(1), 4, [0.1, 0.2, 0.3, 0.4])
+    assert "give it more epochs" not in caplog.text
+    depths(tmp_path / "short", blockwise(2), 3, [0.1, 0.2, 0.3])
+    assert "it ended at depth 2 of 4: give it more epochs" in caplog.text
 
 
 def test_patience_ends_a_depth(tmp_path: Path) -> None:

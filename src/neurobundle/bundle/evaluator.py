@@ -134,7 +134,7 @@ class CaseEvaluator(SupervisedEvaluator):
           - $@evaluator.finish()
 
     Args:
-        output_dir: where the postprocessing writes; ``report.json`` and ``volumes.csv`` go there too.
+        output_dir: where the postprocessing writes; ``report.json`` and its table go there too.
         bundle_root: the bundle, for its name and its labels.
         redo: do finished cases again.
         kwargs: those of ``SupervisedEvaluator``.

@@ -138,7 +138,8 @@ class Journal:
         """Around the writing of a result: what lies there and is not ours is kept under another name.
 
         Not ours is what a person edited since it was written, or put there; it becomes
-        ``<case>_seg.edited-<8hex>.nii.gz``, unless the new result has the very same bytes.
+        ``<case>_seg.edited-<8hex>.nii.gz`` (``<case>_class.edited-<8hex>.json``), unless the new result has the very
+        same bytes.
 
         Args:
             result: the case; gets a warning if something is kept, and the file's sha256.

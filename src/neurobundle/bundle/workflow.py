@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from neurobundle.bundle.checks import SHARED_IDS, TRAIN_IDS, versions
-from neurobundle.bundle.configfile import read_config, unknown_overrides
+from neurobundle.bundle.configfile import merge, read_config, unknown_overrides
 from neurobundle.bundle.find import find_overlay, read_metadata
 from neurobundle.bundle.finding import BundleFiles
 from neurobundle.errors import SettingError
@@ -51,6 +51,17 @@ class Plan:
     def overrides(self) -> dict[str, Any]:
         """The settings, with the bundle's root among them."""
         return {"bundle_root": str(self.bundle_dir), **self.settings}
+
+    def value(self, name: str) -> Any:
+        """What a top-level id is set to, as it is written: by the settings, else the overlays, else the configs.
+
+        Args:
+            name: the id.
+
+        Returns:
+            None if nothing sets it.
+        """
+        return merge({}, *map(read_config, self.config_files), self.settings).get(name)
 
     def command(self) -> str:
         """The same work as a ``python -m monai.bundle run`` command line."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.cli.console import command, config_options, say, settings_of
-from neurobundle.errors import ExitCode
+from neurobundle.errors import ExitCode, SettingError
 
 
 def add_list(commands: Any) -> None:
@@ -55,6 +55,8 @@ def _info(options: argparse.Namespace) -> int:
         rows = network_blocks(find_bundle(options.name), options.config, settings_of(options))
         say(json.dumps(rows, indent=2) if options.json else blocks_text(rows))
         return int(ExitCode.OK)
+    if options.config or options.set:
+        raise SettingError("--config and --set are for --blocks", "Add --blocks, or leave them out.")
     found = info(options.name)
     say(json.dumps(found, indent=2) if options.json else description_text(found))
     return int(ExitCode.OK)

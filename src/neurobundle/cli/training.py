@@ -216,7 +216,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.print_command:
         say(plan.command())
         return int(ExitCode.OK)
-    check_training(options.name, options.data, options.dataset_dir, options.fold)
+    check_training(plan)
     run_plan(plan)
     say(f"trained: {options.output / 'final.pt'} (last epoch), {options.output / 'models' / 'model.pt'} (best epoch)")
     return int(ExitCode.OK)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.errors import ExitCode, InputError, NoInputError, SettingError, closest, exit_code
+from neurobundle.load.class_labels import leaks_of
 from neurobundle.load.datalist import Item, load_json, natural, read_datalist
 from neurobundle.load.likeness import NEARLY_SAME
 from neurobundle.load.traits import Look, Trait, look_at
@@ -164,7 +165,7 @@ def audit(
     for error in report.failed:
         logger.error("ERROR %s", error)
     report.leaks = find_leaks(report.cases)
-    report.notes = _notes(content, items, report)
+    report.notes = _notes(content, items, report, leaks_of(Path(path)))
     if classes:
         report.gaps = _gaps(report.cases, classes)
         _judge_classes(report, [item for _, item in items])
@@ -261,7 +262,9 @@ def _files(item: Item) -> list[Path]:
     return [Path(name) for name in (item["image"] if isinstance(item["image"], list) else [item["image"]])]
 
 
-def _notes(content: Mapping[str, Any], items: Sequence[tuple[str, Item]], report: AuditReport) -> list[str]:
+def _notes(
+    content: Mapping[str, Any], items: Sequence[tuple[str, Item]], report: AuditReport, reason: str | None
+) -> list[str]:
     """What is worth a sentence and counts as nothing."""
     notes = []
     entries = [entry for section in (TRAINING, TEST) for entry in content.get(section) or ()]
@@ -277,9 +280,8 @@ def _notes(content: Mapping[str, Any], items: Sequence[tuple[str, Item]], report
             f"the near-duplicates are {len(alike)} families of {sum(map(len, alike))} cases,"
             f" the largest of {len(alike[0])}."
         )
-    split = content.get("split")
-    if isinstance(split, Mapping) and split.get("leaks"):
-        notes.append(f"the datalist says that it leaks on purpose: {str(split['leaks']).rstrip('.')}.")
+    if reason:
+        notes.append(f"the datalist says that it leaks on purpose: {reason.rstrip('.')}.")
     return notes
 
 

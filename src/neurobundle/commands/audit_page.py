@@ -23,7 +23,7 @@ from neurobundle.export.page import (
     section,
     write_page,
 )
-from neurobundle.export.pictures import View, png_bytes, three_planes
+from neurobundle.export.pictures import View, grey_levels, png_bytes, three_planes
 from neurobundle.load.labels import read_volume
 from neurobundle.train.leaks import LEAKS, Leak
 
@@ -110,8 +110,7 @@ def _thumbnail(path: Path) -> bytes:
     else:
         data = volume.data.astype(np.float32)
         low, high = float(data.min()), float(np.percentile(data, 99.5))
-        scaled = np.clip((data - low) / max(high - low, 1e-6), 0, 1) * 255
-        image = Image.fromarray(scaled.astype(np.uint8))
+        image = Image.fromarray(grey_levels(data, low, high).astype(np.uint8))
     return png_bytes(image.resize((max(1, round(image.width * HEIGHT / image.height)), HEIGHT)))
 
 

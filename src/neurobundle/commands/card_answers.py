@@ -12,16 +12,9 @@ from neurobundle.errors import InputError
 from neurobundle.measure.classification import mean_scores
 from neurobundle.measure.classification_evaluation import read_answers
 from neurobundle.measure.outputs import SUMMARY, TABLE
+from neurobundle.measure.page_answers import MEANS
 from neurobundle.measure.subjects import SUBJECT_TABLE
 
-#: Of all classes together, with their headings.
-_MEANS = (
-    ("accuracy", "accuracy"),
-    ("balanced_accuracy", "balanced accuracy"),
-    ("macro_f1", "macro-F1"),
-    ("mcc", "MCC"),
-    ("macro_auroc", "macro-AUROC"),
-)
 #: Of each class.
 _OF_CLASS = ("precision", "sensitivity", "specificity", "f1", "auroc")
 
@@ -71,9 +64,9 @@ def own_answer_files(results: Path) -> list[str]:
 
 def answer_means(summary: Mapping[str, Any]) -> dict[str, float | None]:
     """What the metadata keep, of cases and of subjects."""
-    found = {name: summary[name]["mean"] for name, _ in _MEANS}
+    found = {name: summary[name]["mean"] for name, _ in MEANS}
     if "subjects" in summary:
-        found |= {f"subject_{name}": summary["subjects"][name]["mean"] for name, _ in _MEANS}
+        found |= {f"subject_{name}": summary["subjects"][name]["mean"] for name, _ in MEANS}
     return found
 
 
@@ -102,9 +95,9 @@ def _head(cells: Sequence[str]) -> list[str]:
 
 
 def _overall(summary: Mapping[str, Any]) -> list[str]:
-    lines = _head(["", "n", *(heading for _, heading in _MEANS)])
+    lines = _head(["", "n", *(heading for _, heading in MEANS)])
     parts = [("cases", summary), *([("subjects", summary["subjects"])] if "subjects" in summary else [])]
-    return lines + [_row([name, part["n_cases"], *(mean(part[key]) for key, _ in _MEANS)]) for name, part in parts]
+    return lines + [_row([name, part["n_cases"], *(mean(part[key]) for key, _ in MEANS)]) for name, part in parts]
 
 
 def _by_class(summary: Mapping[str, Any]) -> list[str]:
@@ -131,9 +124,9 @@ def _calibration(temperature: Mapping[str, Any] | None) -> list[str]:
         *lines,
         "",
         f"For new cases: temperature {shipped['temperature']:.3f}; no answer below a confidence of "
-        f"{shipped['below']:.3f}, which was chosen for an accuracy of {abstention['wanted_accuracy']:g}. Chosen on the "
-        f"other folds, it left {_number(abstention['coverage'])} of the cases answered, at an accuracy of "
-        f"{_number(abstention['accuracy'])}.",
+        f"{shipped['abstain_below']:.3f}, which was chosen for an accuracy of {abstention['wanted_accuracy']:g}. "
+        f"Chosen on the other folds, it left {_number(abstention['coverage'])} of the cases answered, "
+        f"at an accuracy of {_number(abstention['accuracy'])}.",
     ]
 
 

@@ -110,7 +110,7 @@ class CrossValidation:
         self.jobs = jobs
         require_writable(self.output)
         self._require_same_plan()
-        check_training(str(self.bundle_dir), self.data, self.dataset_dir, ALL, self.trainings)
+        check_training(self.train_plan(ALL), self.trainings)
         with ThreadPoolExecutor(jobs) as pool:
             threads = 1 if jobs > 1 else None
             for training in progress([pool.submit(self._train, fold, threads) for fold in self.trainings]):

@@ -82,10 +82,9 @@ def evaluate(plan: Plan) -> dict[str, bool]:
         SettingError: if the bundle's ``evaluate.yaml`` names no report of ours.
     """
     settings = plan.settings
-    bundle = str(plan.bundle_dir)
     items = fold_items(settings["datalist"], settings["dataset_dir"], settings["fold"], "validation")
     items = items[: settings.get("max_cases") or None]
-    good, bad = check_pairs(bundle, items)
+    good, bad = check_pairs(plan, items)
     for error in bad.values():
         logger.error("ERROR %s", error)
     if bad:

@@ -17,6 +17,7 @@ from neurobundle.errors import InputError, NoInputError, SettingError
 from neurobundle.load.answers import ClassRow, read_class_table, read_table
 from neurobundle.load.coco import read_coco
 from neurobundle.load.pairs import Pair
+from neurobundle.measure.calibration import SMALLEST_PROBABILITY
 from neurobundle.measure.classification_evaluation import ClassificationEvaluation
 from neurobundle.measure.detection_evaluation import DetectionEvaluation
 from neurobundle.measure.temperature import Temperature, fit_temperature
@@ -25,9 +26,6 @@ from neurobundle.networks.manifest import sha256_of
 from neurobundle.train.grouping import group_cases
 
 logger = logging.getLogger(__name__)
-
-#: Probabilities are raised to this before their logarithm is taken.
-SMALLEST = 1e-7
 
 
 def evaluate_classes(
@@ -41,7 +39,9 @@ def evaluate_classes(
     """Score a table of classes or probabilities against a table of true classes.
 
     Args:
-        predictions: CSV or TSV with ``case`` and ``p_<class>`` columns, or ``case`` and ``prediction``.
+        predictions: CSV or TSV with ``case`` and ``p_<class>`` columns, or ``case`` and ``prediction``; a run's
+            ``predictions.csv`` too. A row without either counts as failed; where both are given, probabilities count,
+            also those of a case of which no class was named.
         references: CSV or TSV with ``case`` and ``truth`` (or ``label``, ``class``), and ``subject`` if there are any.
         output: gets ``per_case.csv``, ``summary.json`` and ``report.html``.
         classes: their names in the order of their numbers; if None, those of the ``p_`` columns, or of the references.
@@ -139,7 +139,8 @@ def _tune(
     """A temperature, and a threshold for two classes, from validation cases of none of the reported subjects."""
     predictions, references, criterion = tuning
     truth = _with_subjects(read_class_table(references, classes, _truth_column(references)), references, subjects)
-    found = {row.case: row for row in read_class_table(predictions, classes, _answer_column(predictions))}
+    rows = read_class_table(predictions, classes, _answer_column(predictions), allow_blank=True)
+    found = {row.case: row for row in rows if row.probabilities is not None or row.label is not None}
     _require_common([row.case for row in truth], list(found), predictions)
     both = [row for row in truth if row.case in found]
     if len(both) < len(truth):
@@ -165,7 +166,7 @@ def _logits(row: ClassRow, classes: Sequence[str], file: Path) -> list[float]:
     if row.probabilities is None:
         cause = f"line {row.line} has a class and no probabilities"
         raise InputError(cause, "Give p_<class> columns: nothing can be tuned without.", case=row.case, file=file)
-    return [math.log(max(row.probabilities[name], SMALLEST)) for name in classes]
+    return [math.log(max(row.probabilities[name], SMALLEST_PROBABILITY)) for name in classes]
 
 
 def _cooled(row: ClassRow, temperature: Temperature) -> ClassRow:
@@ -173,7 +174,7 @@ def _cooled(row: ClassRow, temperature: Temperature) -> ClassRow:
     if row.probabilities is None:
         return row
     values = np.array(list(row.probabilities.values()), float)
-    cooled = softmax(temperature.apply(np.log(np.maximum(values, SMALLEST))))
+    cooled = softmax(temperature.apply(np.log(np.maximum(values, SMALLEST_PROBABILITY))))
     return replace(row, probabilities=dict(zip(row.probabilities, cooled.tolist(), strict=True)))
 
 

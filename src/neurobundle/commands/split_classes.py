@@ -74,11 +74,7 @@ def split_classes(
     """
     if Path(output).is_dir():
         raise SettingError("the output is a folder, not a file", "Give a name such as datalist.json.", file=output)
-    names = read_class_list(classes) if classes else None
-    if column is None:
-        found = find_class_folders(Path(data), names)
-    else:
-        found = find_class_table(Path(data), column, names, Path(table) if table else None)
+    found = _find(Path(data), column, table, classes)
     rule = group_by or default_rule(found)
     facts, problems = _check_all(found, progress)
     report = begin_report(found, [*found.problems, *problems], facts)
@@ -99,8 +95,7 @@ def split_classes(
         facts=facts,
     )
     metadata = metadata_of(name or Path(data).resolve().name, found, dealt, facts, [])
-    if leak:
-        metadata["split"][LEAKS] = LEAKING
+    metadata["split"] |= {LEAKS: LEAKING} if leak else {}
     training, test = ([_with_class(item, found.class_of) for item in items] for items in dealt.items())
     write_datalist(output, training, test, metadata, base_dir=data if relative_to_data else None)
     report.update(datalist=str(output), passed=list(dealt.groups))
@@ -110,6 +105,13 @@ def split_classes(
 
 
 _LOUD = f"THIS SPLIT LEAKS: {LEAKING}."
+
+
+def _find(data: Path, column: str | None, table: str | Path | None, classes: str | None) -> FoundClasses:
+    names = read_class_list(classes) if classes else None
+    if column is None:
+        return find_class_folders(data, names)
+    return find_class_table(data, column, names, Path(table) if table else None)
 
 
 def _deal(pairs: list[Pair], rule: str, class_of: Mapping[str, int], **how: Any) -> Split:

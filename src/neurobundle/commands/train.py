@@ -93,28 +93,25 @@ def _show_progress(engine: Engine) -> None:
     ProgressBar(persist=False, desc="epoch").attach(engine)
 
 
-def check_training(
-    bundle: str, data: Path, dataset_dir: Path | None, fold: int, folds: Sequence[int] | None = None
-) -> None:
+def check_training(plan: Plan, folds: Sequence[int] | None = None) -> None:
     """Read every case that a training would read, before it starts; each bad one is logged by name.
 
     Args:
-        bundle: a name or a folder.
-        data: the datalist.
-        dataset_dir: what its paths are relative to, if not to the datalist.
-        fold: the fold that validates; -1 trains on all cases.
-        folds: all that will be held out, one after the other; ``fold`` alone if None. Where cases have classes, each
+        plan: of the training.
+        folds: all that will be held out, one after the other; the plan's alone if None. Where cases have classes, each
             class must be in the training cases of each.
 
     Raises:
         InputError: if there is a bad one, or a fold that can teach nothing.
         SettingError: if the datalist cannot be read, has no such fold, or names other classes than the bundle.
     """
-    classes = answers_of(find_bundle(bundle))
+    data, dataset_dir = (Path(plan.settings[name]) for name in ("datalist", "dataset_dir"))
+    fold = int(plan.settings["fold"])
+    classes = answers_of(plan.bundle_dir)
     if classes is not None:
         check_class_names_of(data, classes)
     items = [item for part in ("train", "validation") for item in fold_items(data, dataset_dir, fold, part)]
-    _, bad = check_pairs(bundle, items)
+    _, bad = check_pairs(plan, items)
     for error in bad.values():
         logger.error("ERROR %s", error)
     if bad:
@@ -139,15 +136,16 @@ def _check_folds(classes: Sequence[str], data: Path, dataset_dir: Path | None, f
         logger.warning("WARNING %s leaks, as it says: %s. Its scores are too good.", data.name, leaks)
 
 
-def check_pairs(bundle: str, items: Sequence[Item]) -> tuple[list[Item], dict[str, NeurobundleError]]:
-    """The items whose image and label a bundle can use, and what is wrong with the others, by case.
+def check_pairs(plan: Plan, items: Sequence[Item]) -> tuple[list[Item], dict[str, NeurobundleError]]:
+    """The items whose image and label a training or evaluation can use, and what is wrong with the others, by case.
 
     Args:
-        bundle: a name or a folder; of a bundle of classes the label is a class's number.
+        plan: of a bundle; where it answers classes, the label is a class's number. A channel may be empty if the config
+            says so (``allow_empty``), or if the bundle's network can do without one.
         items: of a datalist.
     """
-    folder = find_bundle(bundle)
-    classes, allow_empty = answers_of(folder), can_fill(folder)
+    folder = plan.bundle_dir
+    classes, allow_empty = answers_of(folder), bool(plan.value("allow_empty")) or can_fill(folder)
     known = [0, *structures_of(folder)] if classes is None else []
     good, bad = [], {}
     for item in items:

@@ -66,7 +66,8 @@ def answer_of(
         probabilities: ``(class,)``, together 1.
         classes: their names.
         abstain_below: below this confidence no class is named.
-        slices: ``(class + 1, slice)``: logits, then the weight, of each slice; a picture has one and lists none.
+        slices: ``(class + 1, slice)``: the logits of each slice, then its share in the answer; those without one are
+            not listed, and nor is the one of a picture.
 
     Raises:
         InputError: for probabilities of other classes, or that are not finite.
@@ -93,18 +94,19 @@ def answer_of(
 
 def _strongest(slices: npt.NDArray[np.float64], classes: Sequence[str]) -> list[dict[str, Any]]:
     """What the slices that counted most say by themselves."""
+    from scipy.special import softmax
+
     logits, weights = slices[:-1], slices[-1]
     if logits.shape[1] < 2:
         return []
-    shares = np.exp(logits - logits.max(axis=0))
-    shares /= shares.sum(axis=0)
-    order = np.argsort(-weights, kind="stable")[:MOST_SLICES]
+    said = softmax(logits, axis=0)
+    order = [n for n in np.argsort(-weights, kind="stable")[:MOST_SLICES] if weights[n] > 0]
     return [
         {
             "slice": int(n),
-            "weight": round(float(weights[n] / weights.sum()), 4),
-            "prediction": classes[int(shares[:, n].argmax())],
-            "confidence": round(float(shares[:, n].max()), 4),
+            "weight": round(float(weights[n]), 4),
+            "prediction": classes[int(said[:, n].argmax())],
+            "confidence": round(float(said[:, n].max()), 4),
         }
         for n in order
     ]

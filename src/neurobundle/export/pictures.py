@@ -126,8 +126,7 @@ def with_heat(image: np.ndarray, heat: np.ndarray, title: str = "") -> Image.Ima
         title: a line above the panels.
     """
     low, high = np.percentile(image, WINDOW_PERCENTILES)
-    grey = np.clip((image - low) / max(float(high - low), 1e-6), 0, 1) * 255
-    plain = np.repeat(grey.T[..., None], 3, axis=2)
+    plain = np.repeat(grey_levels(image, float(low), float(high)).T[..., None], 3, axis=2)
     share = HEAT_OPACITY * np.asarray(heat, float).T[..., None]
     warm = (1 - share) * plain + share * np.array(COLOURS[0], float)
     panels = [_square(np.rint(pixels).astype(np.uint8)) for pixels in (plain, warm)]
@@ -149,11 +148,13 @@ def _square(pixels: np.ndarray) -> Image.Image:
     height, width = pixels.shape[:2]
     scale = PANEL_PIXELS / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return _centred(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _centred(picture: Image.Image) -> Image.Image:
+    """In the middle of a black panel."""
     canvas = Image.new("RGB", (PANEL_PIXELS, PANEL_PIXELS))
-    canvas.paste(
-        Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC),
-        ((PANEL_PIXELS - size[0]) // 2, (PANEL_PIXELS - size[1]) // 2),
-    )
+    canvas.paste(picture, ((PANEL_PIXELS - picture.width) // 2, (PANEL_PIXELS - picture.height) // 2))
     return canvas
 
 
@@ -176,13 +177,18 @@ def _panel(view: View, plane: Plane, index: int, low: float, high: float) -> Ima
     size_mm = [view.image.shape[n] * view.spacing_mm[n] for n in (across, up)]
     width, height = (max(1, round(PANEL_PIXELS * mm / max(size_mm))) for mm in size_mm)
     grey = display(view.image, axis, index)
-    scaled = np.clip((grey - low) / max(high - low, 1e-6), 0, 1) * 255
-    picture = Image.fromarray(scaled.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
+    levels = grey_levels(grey, low, high).astype(np.uint8)
+    picture = Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
     draw_outlines(picture, display(view.labels, axis, index))
-    canvas = Image.new("RGB", (PANEL_PIXELS, PANEL_PIXELS))
-    canvas.paste(picture, ((PANEL_PIXELS - width) // 2, (PANEL_PIXELS - height) // 2))
+    canvas = _centred(picture)
     draw_letters(canvas, LETTERS[plane])
     return canvas
+
+
+def grey_levels(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values as shades from 0 (``low`` and below) to 255 (``high`` and above), not rounded."""
+    levels: np.ndarray = np.clip((image - low) / max(high - low, 1e-6), 0, 1) * 255
+    return levels
 
 
 def display(array: np.ndarray, axis: int, index: int) -> np.ndarray:

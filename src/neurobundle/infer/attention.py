@@ -24,17 +24,19 @@ def has_features(network: nn.Module) -> bool:
 def last_features(network: nn.Module) -> str:
     """The layer whose features are looked at: what the network calls ``cam_layer``, else its last convolution.
 
+    A blank ``cam_layer`` says that there is none: the convolution that cuts an image into tokens has seen nothing yet.
+
     Raises:
         SettingError: for a network without feature maps.
     """
     named = getattr(network, "cam_layer", None)
-    if named is not None:
+    if named:
         return str(named)
     convolutions = [
         name for name, part in network.named_modules() if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d)
     ]
-    if not convolutions:
-        raise SettingError("the network has no convolution to look at", "Leave the pictures out with --no-pictures.")
+    if named == "" or not convolutions:
+        raise SettingError("the network has no feature maps to look at", "Leave the pictures out with --no-pictures.")
     return convolutions[-1]
 
 
@@ -47,7 +49,7 @@ class ClassActivation:
         network: from ``(1, channel, column, row)`` to logits ``(1, class)``, in eval mode.
 
     Raises:
-        SettingError: for a network without convolutions.
+        SettingError: for a network without feature maps.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -68,7 +68,8 @@ def read_class_table(
         classes: the names that may occur; a label that is none of them may be a number, counted from 0. If None, any
             label is taken as it stands.
         column: the column with the class, where the table has several; found by its name if None.
-        allow_blank: a row whose answer is blank is a case without one: its label and probabilities are None.
+        allow_blank: a row whose answer is blank is a case without one: its label and probabilities are None. A blank
+            class beside probabilities is one that a network did not name; these count then.
 
     Returns:
         A row a case, in the file's order.
@@ -103,7 +104,8 @@ def read_class_table(
         first[case] = row.line
         answer = [row.cells[name] for name in header if name == column or name.startswith(PROBABILITY)]
         blank = allow_blank and not any(cell.strip() for cell in answer)
-        label = None if column is None or blank else _label(row, column, classes, path)
+        unnamed = allow_blank and bool(named) and column is not None and not row.cells[column]
+        label = None if column is None or blank or unnamed else _label(row, column, classes, path)
         probabilities = read_probabilities(row, named, path) if named and not blank else None
         result.append(ClassRow(case, row.cells.get("subject") or case, label, probabilities, row.line))
     return result

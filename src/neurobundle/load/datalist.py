@@ -108,6 +108,7 @@ def fold_items(
     fold: int = 0,
     part: str = "train",
     max_cases: int | None = None,
+    needs: Sequence[str] = (),
 ) -> list[Item]:
     """The cases that a training with one fold held out trains on, or validates on; a config can name this.
 
@@ -120,9 +121,11 @@ def fold_items(
         fold: the fold held out, or -1.
         part: ``train``, ``validation``, ``all`` (the whole training section) or ``test`` (the section ``test``).
         max_cases: only the first so many of the part, in the file's order; all if None or 0.
+        needs: keys that each of these cases must have: ``mask``, for instance.
 
     Raises:
-        SettingError: if the part or the fold is unknown, ``max_cases`` is negative, or the datalist cannot be used.
+        SettingError: if the part or the fold is unknown, ``max_cases`` is negative, a case lacks a key, or the datalist
+            cannot be used.
         InputError: if files are missing.
     """
     if part not in PARTS:
@@ -138,7 +141,18 @@ def fold_items(
         items, file = list(path), None
     if split:
         items = _side(items, fold, part, file)
-    return items[: max_cases or None]
+    items = items[: max_cases or None]
+    _require_keys(items, needs, file)
+    return items
+
+
+def _require_keys(items: Sequence[Item], keys: Sequence[str], file: str | Path | None) -> None:
+    for key in keys:
+        lacking = [str(item["case"]) for item in items if item.get(key) is None]
+        if lacking:
+            cause = f"{len(lacking)} of {len(items)} cases have no {key!r}"
+            way_out = "Name one for each, or train without what needs it (a mask: --set mask_head=false)."
+            raise SettingError(cause, way_out, case=lacking[0], file=file)
 
 
 def _side(items: Sequence[Item], fold: int, part: str, file: str | Path | None) -> list[Item]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -168,7 +168,10 @@ def calibrate_answers(
         },
         "shipped": {
             "temperature": number(temperature.value),
-            **{name: number(value) if name != "reached" else value for name, value in asdict(abstention).items()},
+            "abstain_below": number(abstention.below),
+            "accuracy": number(abstention.accuracy),
+            "coverage": number(abstention.coverage),
+            "reached": abstention.reached,
         },
     }
     shipped = {  # in full: rounded up, the last answer that is given would not be

@@ -1,4 +1,4 @@
-"""The answers of all folds of a cross-validation together, calibrated, and one a person.
+"""The answers of all folds of a cross-validation together, calibrated, and one a subject.
 
 Each case was answered by the network that did not see its fold. The folds' own tables keep the probabilities as the
 networks gave them; here they are the calibrated ones (:mod:`neurobundle.measure.answers_calibration`).

@@ -11,7 +11,7 @@ from neurobundle.measure import charts
 from neurobundle.measure.page_parts import chart, chart_row, mean
 
 #: Scores of a summary, with their headings.
-_MEANS = (
+MEANS = (
     ("accuracy", "accuracy"),
     ("balanced_accuracy", "balanced accuracy"),
     ("macro_f1", "macro-F1"),
@@ -29,13 +29,13 @@ def subject_section(subjects: Mapping[str, Any] | None) -> str:
     """
     if not subjects:
         return ""
-    headings = [heading for _, heading in _MEANS]
-    table = grid("scores by subject", ["", *headings], [["all subjects", *(mean(subjects.get(k)) for k, _ in _MEANS)]])
+    headings = [heading for _, heading in MEANS]
+    table = grid("scores by subject", ["", *headings], [["all subjects", *(mean(subjects.get(k)) for k, _ in MEANS)]])
     title = "Confusion matrix, subjects"
     matrix = charts.confusion_matrix(subjects["confusion"]["labels"], subjects["confusion"]["counts"], title)
     text = (
         f"{many(subjects.get('n_cases'), 'subject')}, {count(subjects.get('n_failed'))} of them failed. A subject's "
-        "slices are pooled by the mean of their log-probabilities; where one of them failed, the subject has."
+        "cases are pooled by the mean of their log-probabilities; where one of them failed, the subject has."
     )
     return section("subjects", "One answer a subject", table, said(text), chart_row([chart(matrix, title)]))
 
@@ -48,7 +48,7 @@ def answer_fold_section(folds: Mapping[str, Mapping[str, Any]] | None) -> str:
     """
     if not folds:
         return ""
-    words = dict(_MEANS)
+    words = dict(MEANS)
     rows = [[fold, count(own.get("n_cases")), *(mean(own.get(key)) for key in _OF_FOLD)] for fold, own in folds.items()]
     return section("folds", "By fold", grid("scores by fold", ["fold", "cases", *(words[k] for k in _OF_FOLD)], rows))
 
@@ -70,7 +70,7 @@ def temperature_section(temperature: Mapping[str, Any] | None) -> str:
     of_folds = [
         [fold, number(own["temperature"]), number(own["abstain_below"])] for fold, own in temperature["folds"].items()
     ]
-    of_folds.append(["new cases", number(shipped["temperature"]), number(shipped["below"])])
+    of_folds.append(["new cases", number(shipped["temperature"]), number(shipped["abstain_below"])])
     chosen = grid("temperature by fold", ["for", "temperature", "no answer below"], of_folds)
     text = (
         "Each fold's temperature, and the confidence below which nothing is answered, were chosen on the other folds, "

@@ -1,11 +1,11 @@
-"""One answer a person, where several of its slices were answered.
+"""One answer a subject, of whom several cases were answered: slices, for instance.
 
-A subject's slices are *pooled* by the mean of their log-probabilities, which are then made to sum to 1 again: the
-geometric mean. It is what a network would say that multiplied the evidence of independent slices and then divided by
-their number, so a person with many slices is no surer than one with few.
+A subject's cases are *pooled* by the mean of their log-probabilities, which are then made to sum to 1 again: the
+geometric mean. It is what a network would say that multiplied the evidence of independent cases and then divided by
+their number, so a subject with many is no surer than one with few.
 
-A subject of whom a slice failed counts as failed: the answer of its other slices might be that of the easier ones, and
-a miss can never raise a score.
+A subject of whom a case failed counts as failed: the others may be the easier ones, and a miss can never raise a
+score.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class SubjectEvaluation(ClassificationEvaluation):
 
     def __init__(self, classes: Sequence[str], threshold: Threshold | None = None) -> None:
         super().__init__(classes, threshold)
-        self.slices: dict[str, int] = {}
+        self.counts: dict[str, int] = {}  # how many cases, by subject
 
     def summary(self) -> dict[str, Any]:
-        """The part ``subjects`` of a summary: what is said of the slices, said of subjects."""
+        """The part ``subjects`` of a summary: what is said of the cases, said of subjects."""
         return {**self.score(), **self._more(), "failed": self.problems}
 
     def write_table(self, path: Path) -> Path:
-        """Write ``per_subject.csv``: a row a subject, with the number of its slices.
+        """Write ``per_subject.csv``: a row a subject, with the number of its cases.
 
         Args:
             path: its final name.
@@ -52,9 +52,9 @@ class SubjectEvaluation(ClassificationEvaluation):
             EnvironmentFault: if it cannot be written.
         """
         columns, rows = self._table()
-        own = [{**row, "slices": self.slices[row["subject"]]} for row in rows]
+        own = [{**row, "cases": self.counts[row["subject"]]} for row in rows]
         return write_csv(
-            path, ["subject", "slices", *(name for name in columns if name not in ("case", "subject"))], own
+            path, ["subject", "cases", *(name for name in columns if name not in ("case", "subject"))], own
         )
 
 
@@ -62,24 +62,24 @@ def pool_subjects(evaluation: ClassificationEvaluation) -> SubjectEvaluation:
     """Pool the answers of each subject to one.
 
     Args:
-        evaluation: answers with probabilities, one a slice.
+        evaluation: answers with probabilities.
 
     Returns:
-        An evaluation whose cases are the subjects, in the order of their first slices.
+        An evaluation whose cases are the subjects, in the order of their first cases.
 
     Raises:
-        InputError: if a subject's slices have several classes, or an answer has no probabilities; it is named.
+        InputError: if a subject's cases have several classes, or an answer has no probabilities; it is named.
     """
-    slices: dict[str, list[Answer]] = defaultdict(list)
+    cases: dict[str, list[Answer]] = defaultdict(list)
     for answer in evaluation.answers.values():
-        slices[answer.subject].append(answer)
+        cases[answer.subject].append(answer)
     pooled = SubjectEvaluation(evaluation.classes, evaluation.threshold)
-    for subject, own in slices.items():
-        pooled.slices[subject] = len(own)
+    for subject, own in cases.items():
+        pooled.counts[subject] = len(own)
         truth = _one_class(subject, own, evaluation.classes)
         failed = [answer.case for answer in own if answer.prediction == FAILED]
         if failed:
-            problem = f"{subject}: {len(failed)} of {len(own)} slices failed, {failed[0]} for one."
+            problem = f"{subject}: {len(failed)} of {len(own)} cases failed, {failed[0]} for one."
             pooled.add_failed(subject, truth, subject, problem)
         else:
             pooled.add(subject, truth, _pooled(own), subject)
@@ -94,9 +94,9 @@ def has_several(evaluation: ClassificationEvaluation) -> bool:
 def _one_class(subject: str, own: Sequence[Answer], classes: Sequence[str]) -> int:
     found = sorted({answer.truth for answer in own})
     if len(found) > 1:
-        cause = f"the subject {subject!r} has slices of {' and '.join(classes[number] for number in found)}"
+        cause = f"the subject {subject!r} has cases of {' and '.join(classes[number] for number in found)}"
         first = next(answer.case for answer in own if answer.truth == found[1])
-        raise InputError(cause, "One answer a person needs one class a person.", case=first)
+        raise InputError(cause, "One answer a subject needs one class a subject.", case=first)
     return found[0]
 
 

@@ -1,7 +1,7 @@
 """Networks that answer a class: a backbone, and a head of one linear layer.
 
 A *backbone* turns an image into features; the *head* turns these into one logit a class; a *mask head* is an
-auxiliary output that outlines the tumour, for training alone. See :mod:`neurobundle.networks.backbones` for trunk and
+auxiliary output that outlines the tumour. See :mod:`neurobundle.networks.backbones` for trunk and
 neck, and :mod:`neurobundle.networks.blocks` for what fine-tuning freezes.
 """
 
@@ -43,6 +43,7 @@ class Classifier(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone, self.spatial_dims = backbone, spatial_dims
+        self.cam_layer = ""
         self.trunk, self.neck = parts.trunk, parts.neck
         if parts.maps:
             # Whose maps a class activation map weighs: hooks need an output that nothing writes over.

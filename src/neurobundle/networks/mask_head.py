@@ -1,7 +1,8 @@
 """The auxiliary output that outlines the tumour, from the features that a classifier has anyway.
 
 A *level* is the feature map of one resolution, the last before the next halving; the levels together are the
-*pyramid*. The head is light: it is there to tell the encoder where to look, and no answer needs it.
+*pyramid*. The head is light: it tells the backbone where to look, and which slices of a head count. The
+logits of a slice do not need it.
 """
 
 from __future__ import annotations

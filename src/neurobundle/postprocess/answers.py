@@ -19,7 +19,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from neurobundle.errors import InputError, SettingError
+from neurobundle.errors import InputError, SettingError, WeightsError
+from neurobundle.networks.manifest import MANIFEST_NAME, read_manifest, verify
 
 #: What is added to a key for the slices behind an answer.
 SLICES = "_slices"
@@ -53,10 +54,12 @@ def read_answer_calibration(path: str | Path | None) -> AnswerCalibration:
     """What ``crossval`` chose, from its ``calibration.json``; temperature 1 and no abstention where there is no file.
 
     Raises:
-        SettingError: for a file that is no such table; it names the file.
+        SettingError: for a file that is no such table, or not the one that the manifest beside it lists; it names the
+            file.
     """
     if path is None or not Path(path).exists():
         return AnswerCalibration()
+    _require_as_listed(Path(path))
     try:
         content = json.loads(Path(path).read_bytes())
         if not isinstance(content, dict) or not set(content) <= _CALIBRATION_KEYS:
@@ -70,12 +73,43 @@ def read_answer_calibration(path: str | Path | None) -> AnswerCalibration:
         raise
 
 
+def _require_as_listed(path: Path) -> None:
+    """A file that stands in no manifest is somebody's own, and may say what it wants."""
+    if path.name not in read_manifest(path.parent):
+        return
+    try:
+        verify(path)
+    except WeightsError as error:
+        cause = f"it is damaged or was changed: its sha256 is not the one in {MANIFEST_NAME}"
+        way_out = "Copy the original there again, or name a file of your own: --set calibration=FILE."
+        raise SettingError(cause, way_out, file=path) from error
+
+
+def shares_of(weights: torch.Tensor) -> torch.Tensor:
+    """What share each slice has in its case's answer.
+
+    Args:
+        weights: ``(slice,)``, not negative; slices below a tenth of the largest do not count, and all alike if none
+            is above 0.
+
+    Returns:
+        ``(slice,)``, together 1.
+
+    >>> shares_of(torch.tensor([3.0, 1.0, 0.2]))
+    tensor([0.7500, 0.2500, 0.0000])
+    """
+    counting = torch.where(weights >= LEAST_SHARE * weights.max(), weights, 0.0)
+    if not counting.sum() > 0:
+        counting = torch.ones_like(weights)
+    return counting / counting.sum()
+
+
 def pool_slices(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """One row of logits for a case: the weighted mean of its slices' log-probabilities.
 
     Args:
         logits: ``(class, slice)``.
-        weights: ``(slice,)``, not negative; slices below a tenth of the largest do not count.
+        weights: ``(slice,)``, as for :func:`shares_of`.
 
     Returns:
         ``(class,)`` log-probabilities up to a constant.
@@ -88,14 +122,13 @@ def pool_slices(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """
     if not logits.shape[-1] or not (logits.isfinite().all() and weights.isfinite().all()):
         raise InputError("the network gave no finite answer for a slice", "Check the weights and the image's values.")
-    counting = torch.where(weights >= LEAST_SHARE * weights.max(), weights, 0.0)
-    if not counting.sum() > 0:
-        counting = torch.ones_like(weights)
-    return logits.log_softmax(dim=0) @ (counting / counting.sum())
+    return logits.log_softmax(dim=0) @ shares_of(weights)
 
 
 class PoolSlicesd(MapTransform):
-    """Logits and weights of slices become one row of logits; the slices stay under ``<key>_slices``.
+    """Logits and weights of slices become one row of logits.
+
+    The slices stay under ``<key>_slices``, ``(class + 1, slice)``: their logits, then their share in the answer.
 
     Args:
         keys: ``(class + 1, slice)`` as :class:`~neurobundle.infer.answers.SliceAnswersInferer` gives it.
@@ -110,8 +143,8 @@ class PoolSlicesd(MapTransform):
         result = dict(data)
         for key in self.key_iterator(result):
             slices = _plain(result[key]).float()
-            result[f"{key}{SLICES}"] = slices
             result[key] = _like(pool_slices(slices[:-1], slices[-1]), result[key])
+            result[f"{key}{SLICES}"] = torch.cat([slices[:-1], shares_of(slices[-1])[None]])
         return result
 
 

@@ -26,7 +26,7 @@ def classification_preprocessing(
 
     Args:
         image_keys: keys of the images; each is a file, or a list of files that become channels.
-        mask_keys: keys of masks of the same grid; cases may lack them.
+        mask_keys: keys of masks of the same grid.
         spacing_mm: edge of a pixel.
         size: of the square, in pixels; a smaller slice is continued by its border.
         lower: percentile to clip at from below.
@@ -46,5 +46,5 @@ def classification_preprocessing(
         raise SettingError(f"size is {size!r}", "Give the pixels of a side: 224 is usual.")
     before = slice_preprocessing(image_keys, mask_keys, spacing_mm, lower, upper, allow_empty, region, field_of_view_mm)
     keys = [*image_keys, *mask_keys]
-    square = ResizeWithPadOrCropd(keys, spatial_size=(size, size, -1), mode="edge", allow_missing_keys=True)
+    square = ResizeWithPadOrCropd(keys, spatial_size=(size, size, -1), mode="edge")
     return Compose([*before.transforms, square])

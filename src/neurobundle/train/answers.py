@@ -76,7 +76,8 @@ class AnswerLoss(nn.Module):
 
         Args:
             pred: logits ``(batch, class)``, or of a network with a mask head both, by name.
-            target: class numbers ``(batch,)``, or both by name.
+            target: class numbers ``(batch,)``, or both by name; a mask is above 0 where there is a tumour, of
+                whatever kind, and below 0 where nobody knows.
 
         Raises:
             InputError: if the network outlines tumours and the batch has no masks.
@@ -92,7 +93,7 @@ class AnswerLoss(nn.Module):
             weights: Any = self.class_weights
             total = F.cross_entropy(logits.float(), classes, weights, label_smoothing=self.label_smoothing)
         if both and self.mask_weight:
-            total = total + self.mask_weight * self.mask_loss(pred[MASK], target[MASK])
+            total = total + self.mask_weight * self.mask_loss(pred[MASK], target[MASK].float().clamp_max(1))
         return total
 
 

@@ -273,6 +273,8 @@ class BlockwiseFineTuning(Schedule):
         if self.best_weights:
             self.network.load_state_dict(self.best_weights)
             logger.info("best depth %d, epoch %d: %.4f", self.best_depth, self.best_epoch, self.best)
+        if self.depth <= len(self.blocks):
+            logger.warning("WARNING it ended at depth %d of %d: give it more epochs", self.depth, len(self.blocks))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is, and the best weights."""
@@ -330,6 +332,8 @@ class FineTuningState(TrainingState):
                 "Train without the average, or with another schedule.",
             )
         self.schedule = schedule
+        # A state of another schedule remembers other things.
+        self.identity["schedule"] = None if schedule is None else type(schedule).__name__
         if schedule is not None:
             self.parts["schedule"] = schedule
 

@@ -285,7 +285,7 @@ def _draw_test(groups: Mapping[str, str], share: float, seed: int) -> set[str]:
     """Groups in drawn order, each taken if it brings the number of cases nearer to the share."""
     target, taken, chosen = share * len(groups), 0, set()
     sizes = Counter(groups.values())
-    for group in sorted(sizes, key=lambda group: _draw(f"{TEST}:{seed}:{group}")):
+    for group in sorted(sizes, key=lambda group: shuffling_key(f"{TEST}:{seed}:{group}")):
         if abs(taken + sizes[group] - target) < abs(taken - target):
             chosen.add(group)
             taken += sizes[group]
@@ -305,13 +305,13 @@ def _deal(groups: Mapping[str, str], n_folds: int, seed: int) -> dict[str, int]:
             "Ask for fewer folds, or group more finely.",
         )
     loads, folds = [0] * n_folds, {}
-    for group in sorted(sizes, key=lambda group: (-sizes[group], _draw(f"{seed}:{group}"))):
+    for group in sorted(sizes, key=lambda group: (-sizes[group], shuffling_key(f"{seed}:{group}"))):
         fold = loads.index(min(loads))
         folds[group] = fold
         loads[fold] += sizes[group]
     return folds
 
 
-def _draw(text: str) -> str:
+def shuffling_key(text: str) -> str:
     """A random-looking order that depends on nothing but the text: not on Python's version, nor on other groups."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

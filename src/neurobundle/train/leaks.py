@@ -216,7 +216,7 @@ def _on_sides(
 
 
 def _named(cases: Sequence[Case], how: Callable[[Case], str]) -> str:
-    """Some of many cases, and how many more; of each side one at least."""
+    """Some of many cases, and how many more; of as many sides as can be."""
     first = {case.side: n for n, case in reversed([*enumerate(cases)])}
     chosen = sorted(first.values())[:MOST_NAMED]
     chosen += [n for n in range(len(cases)) if n not in chosen][: MOST_NAMED - len(chosen)]

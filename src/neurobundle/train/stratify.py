@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from neurobundle.errors import SettingError
+from neurobundle.train.folds import shuffling_key
 
 
 def deal_by_class(groups: Mapping[str, str], classes: Mapping[str, int], n_folds: int, seed: int = 0) -> dict[str, int]:
@@ -45,13 +45,8 @@ def deal_by_class(groups: Mapping[str, str], classes: Mapping[str, int], n_folds
         shares = sum(count * loads[fold][number] / total[number] for number, count in sorted(sizes[group].items()))
         return shares, loads[fold].total(), fold
 
-    for group in sorted(sizes, key=lambda group: (-sizes[group].total(), _draw(f"{seed}:{group}"))):
+    for group in sorted(sizes, key=lambda group: (-sizes[group].total(), shuffling_key(f"{seed}:{group}"))):
         fold = min(range(n_folds), key=lambda fold: burden(group, fold))
         fold_of[group] = fold
         loads[fold] += sizes[group]
     return {case: fold_of[group] for case, group in groups.items()}
-
-
-def _draw(text: str) -> str:
-    """A random-looking order that depends on nothing but the text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
