@@ -191,6 +191,7 @@ def test_the_run_that_fits_a_bundle(bundle: Path, tmp_path: Path) -> None:
         (lambda bundle, out: Classify("hippocampus_segmentation", out), "answers no class"),
         (lambda bundle, out: make_run(str(bundle), out, side="right"), "knows no sides"),
         (lambda bundle, out: make_run(str(bundle), out, probabilities=True), "writes no probabilities"),
+        (lambda bundle, out: make_run(str(bundle), out, settings={"calibration": "c.jsn"}), "no such calibration"),
     ],
 )
 def test_options_that_mean_nothing(make, cause: str, bundle: Path, tmp_path: Path) -> None:

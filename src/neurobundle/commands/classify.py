@@ -45,7 +45,8 @@ class Classify(Run):
         options: those of :class:`~neurobundle.commands.run.Run`.
 
     Raises:
-        SettingError: for an option that has no meaning for a class, or a bundle that answers none.
+        SettingError: for an option that has no meaning for a class, a calibration that is not there, or a bundle that
+            answers none.
     """
 
     ending, foreign = ANSWER_ENDING, (Run.ending, "_brain.nii.gz")
@@ -56,6 +57,10 @@ class Classify(Run):
             raise SettingError(f"{self.bundle_dir.name} answers no class", "Use neurobundle run.")
         if self.side != "left":
             raise SettingError(f"{self.bundle_dir.name} knows no sides", "Leave --side out.")
+        # Only the bundle's own may be absent: it is, until a cross-validation was published.
+        named = self.settings.get(CALIBRATION_ID)
+        if named and not Path(str(named)).is_file():
+            raise SettingError("there is no such calibration", "Name a file, or null for none.", file=str(named))
         self._cam: ClassActivation | None = None
 
     def _build(self, work: Path) -> None:
