@@ -13,7 +13,7 @@ from neurobundle.cli import parser
 from neurobundle.commands import crossval
 from neurobundle.commands.record import RECORD, problems_of, published_file, read_record, record_crossval, scores_of
 from neurobundle.errors import SettingError
-from neurobundle.networks.manifest import sha256_of
+from neurobundle.networks.manifest import MANIFEST_NAME, sha256_of
 
 from ..conftest import BUNDLES, ROOT
 from ..helpers import Maker, small_datalist
@@ -51,7 +51,8 @@ def test_the_steps_are_commands_of_ours(bundle: Path, smoke: bool) -> None:
 
 @pytest.mark.parametrize("bundle", RECORDS, ids=lambda path: path.name)
 def test_who_publishes_weights_says_how_they_were_made(bundle: Path) -> None:
-    assert {path.name for path in (bundle / "models").glob("*.pt")} == set(read_record(bundle).weights)
+    published = {path.name for path in (bundle / "models").iterdir() if path.name != MANIFEST_NAME}
+    assert published == set(read_record(bundle).weights)
 
 
 @pytest.fixture
@@ -124,6 +125,12 @@ def test_publishing_a_crossvalidation_writes_its_record(
         record = read_record(copy)
         assert set(record.weights) == {"fold0.pt", "fold1.pt", "model.pt"}
         assert record.steps[0].words[-4:] == ("--config", "cpu", "--set", "epochs=3")
+        assert record.notes == ()
+        # Without the folds' weights those of an earlier time go, too: the scores are not theirs.
+        run.publish(folds=False)
+        assert set(read_record(copy).weights) == {"model.pt"}
+        assert [path.name for path in (copy / "models").glob("*.pt")] == ["model.pt"]
+        assert "are not in the repository" in read_record(copy).notes[0]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from neurobundle.networks.manifest import (
     announce,
     make_entry,
     read_manifest,
+    remove,
     sha256_of,
     verify,
     write_entry,
@@ -120,3 +121,13 @@ def test_cannot_be_written(tmp_path):
     with pytest.raises(EnvironmentFault, match="cannot be written"):
         __import__("neurobundle.networks.manifest", fromlist=["_write"])._write(tmp_path, {})
     assert sorted(path.name for path in tmp_path.iterdir()) == [MANIFEST_NAME, "model.pt"]
+
+
+def test_a_file_that_is_removed_loses_its_line_alone(tmp_path):
+    for name in ("a.pt", "b.pt"):
+        (tmp_path / name).write_bytes(name.encode())
+        write_entry(tmp_path, name, origin="released")
+    remove(tmp_path, "a.pt")
+    remove(tmp_path, "never.pt")
+    assert set(read_manifest(tmp_path)) == {"b.pt"}
+    assert [path.name for path in tmp_path.glob("*.pt")] == ["b.pt"]

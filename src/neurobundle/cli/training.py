@@ -234,7 +234,13 @@ def add_crossval(commands: Any) -> None:
     _data_options(sub)
     sub.add_argument("--jobs", type=int, default=1, help="trainings at a time, one thread each if more than one (1)")
     sub.add_argument("--final", action="store_true", help="also train on all cases")
-    sub.add_argument("--publish", action="store_true", help="copy weights and results into the bundle's folder")
+    sub.add_argument(
+        "--publish",
+        nargs="?",
+        const="all",
+        choices=("all", "final"),
+        help="copy weights and results into the bundle's folder; final: not the weights of the folds (all)",
+    )
     engine_options(sub)
 
 
@@ -249,14 +255,14 @@ def _crossval(options: argparse.Namespace) -> int:
         dataset_dir=options.dataset_dir,
         overlays=options.config,
         settings=settings_of(options),
-        final=options.final or options.publish,
+        final=options.final or options.publish is not None,
     )
     if options.print_command:
         say("\n".join(run.train_plan(fold).command() for fold in run.trainings))
         return int(ExitCode.OK)
     run(jobs=options.jobs, progress=progress)
     if options.publish:
-        run.publish()
+        run.publish(folds=options.publish == "all")
     say(as_text(options.output))
     return int(ExitCode.OK)
 

@@ -31,13 +31,18 @@ from neurobundle.load.datalist import read_datalist
 from neurobundle.measure.out_of_fold import CALIBRATION_FILE
 from neurobundle.measure.outputs import CURVES, SUMMARY, TABLE
 from neurobundle.measure.tables import read_scores
-from neurobundle.networks.manifest import sha256_of, write_entry
+from neurobundle.networks.manifest import remove, sha256_of, write_entry
 from neurobundle.train.curves import write_curves
 
 logger = logging.getLogger(__name__)
 
 #: The fold of a training on all cases.
 ALL = -1
+
+#: What a record says where a repository has no room for the folds' weights.
+WITHOUT_FOLDS = (
+    "the weights of the folds, which were scored, are not in the repository, for their size; the steps make them again"
+)
 
 
 class CrossValidation:
@@ -187,8 +192,12 @@ class CrossValidation:
         pool = pool_structures if self.classes is None else pool_classes
         return pool(folders, items, self.output, facts, title)
 
-    def publish(self) -> None:
+    def publish(self, folds: bool = True) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card and its record.
+
+        Args:
+            folds: also the weights of the folds; without, those of earlier folds are taken away, since the published
+                scores are not theirs.
 
         Raises:
             SettingError: if the card has no place for the tables.
@@ -196,6 +205,9 @@ class CrossValidation:
         models = self.bundle_dir / "models"
         for fold in self.trainings:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
+            if fold != ALL and not folds:
+                remove(models, target.name)
+                continue
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
         if self.classes is not None:
@@ -204,7 +216,8 @@ class CrossValidation:
         publish_results(self.bundle_dir, self.output)
         own, pictures = self.bundle_dir / DATALIST, self.bundle_dir / "docs" / "pictures"
         if own.is_file() and sha256_of(own) == sha256_of(self.data):
-            record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs)
+            notes = () if folds else (WITHOUT_FOLDS,)
+            record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs, notes)
         else:
             logger.warning("WARNING no record was written: the datalist is not the bundle's own, %s", own)
         if (self.output / CURVES).is_file():

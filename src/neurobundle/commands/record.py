@@ -204,7 +204,12 @@ def problems_of(bundle_dir: Path, record: Record) -> list[str]:
 
 
 def record_crossval(
-    bundle_dir: Path, results: Path, overlays: Sequence[str], settings: Mapping[str, Any], jobs: int = 1
+    bundle_dir: Path,
+    results: Path,
+    overlays: Sequence[str],
+    settings: Mapping[str, Any],
+    jobs: int = 1,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write the record of a cross-validation on the bundle's own datalist, after its results were published.
 
@@ -214,6 +219,7 @@ def record_crossval(
         overlays: of its trainings.
         settings: of its trainings.
         jobs: trainings at a time: with more than one, each had one thread, which changes the last digits.
+        notes: what differed from the steps.
     """
     summary = json.loads((results / SUMMARY).read_bytes())
     metadata = read_metadata(bundle_dir)
@@ -234,7 +240,7 @@ def record_crossval(
         seed=int(settings.get("seed", 0)),
         weights={name: entry.sha256 for name, entry in read_manifest(bundle_dir / "models").items()},
         versions=dict(summary["versions"]),
-        notes=(),
+        notes=tuple(notes),
     ).write(bundle_dir)
 
 

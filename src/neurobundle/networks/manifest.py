@@ -107,6 +107,19 @@ def write_entry(models_dir: str | Path, file: str, origin: str, parent: str | No
     return entry
 
 
+def remove(models_dir: str | Path, file: str) -> None:
+    """Take a file away, if it is there, and its line.
+
+    Args:
+        models_dir: the folder of the file and of the manifest.
+        file: the file's name.
+    """
+    (Path(models_dir) / file).unlink(missing_ok=True)
+    entries = read_manifest(models_dir)
+    if entries.pop(file, None) is not None:
+        _write(Path(models_dir), entries)
+
+
 def announce(models_dir: str | Path, entry: Entry) -> None:
     """Write down what a file is about to become; :func:`write_entry` afterwards makes it the file's own entry."""
     entries = read_manifest(models_dir)
