@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from neurobundle.bundle import fingerprint
 from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import answers_of, find_bundle
-from neurobundle.commands.run import Run, _timed
+from neurobundle.commands.run import Run
+from neurobundle.commands.run_parts import timed
 from neurobundle.commands.sources import Source
 from neurobundle.errors import SettingError
 from neurobundle.export.answers import ANSWER_ENDING, Answer, read_answer
@@ -73,17 +74,17 @@ class Classify(Run):
     def _segment(self, source: Source, result: CaseResult) -> None:
         assert self.runner is not None
         self._read(source, result)
-        with _timed(result, "classify"):
+        with timed(result, "classify"):
             item = self.runner.predict(source.opened, result.case)
         found = self.work / f"{result.case}{ANSWER_ENDING}"
         answer, target = read_answer(found), self.output / found.name
-        with _timed(result, "write"), self.journal.writing(result, target):
+        with timed(result, "write"), self.journal.writing(result, target):
             write_atomic(target, found.read_bytes())
         result.output, result.answer = target.name, asdict(answer)
         if answer.abstained:
             result.warn(f"no class is named: {answer.leading} has a probability of {answer.confidence:.2f}")
         if self._draws(source):
-            with _timed(result, "describe"):
+            with timed(result, "describe"):
                 self._draw(item, answer, result)
 
     def _draw(self, item: Mapping[str, Any], answer: Answer, result: CaseResult) -> None:

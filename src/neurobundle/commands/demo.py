@@ -12,7 +12,8 @@ import numpy as np
 from neurobundle.bundle.entries import CaseResult
 from neurobundle.commands.demo_tumour import BUNDLE as TUMOUR_BUNDLE
 from neurobundle.commands.demo_tumour import LABELS, PaintedHead, painted_tumour, region_rows
-from neurobundle.commands.run import Run, close_ups
+from neurobundle.commands.run import Run
+from neurobundle.commands.run_parts import close_ups
 from neurobundle.errors import InputError
 from neurobundle.export import page
 from neurobundle.export.pictures import View, png_bytes, stack, three_planes

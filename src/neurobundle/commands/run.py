@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,6 +31,7 @@ from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
 from neurobundle.bundle.workflow import Plan, config_file, make_plan
 from neurobundle.commands.inputs import find_sources
+from neurobundle.commands.run_parts import close_ups, mirrored, timed
 from neurobundle.commands.sources import Source, Wanted, registering
 from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
 from neurobundle.export.answers import ANSWER_ENDING
@@ -43,15 +43,13 @@ from neurobundle.geometry import same_grid
 from neurobundle.load.gate import LABEL, STRICT, Policy
 from neurobundle.load.names import is_picture_name
 from neurobundle.load.scan import Scan, read_scan
-from neurobundle.prepare.locate import HEAD_LABELS, PlaceError, looks_like_crop, place_outline
+from neurobundle.prepare.locate import PlaceError, looks_like_crop, place_outline
 
 if TYPE_CHECKING:
     from neurobundle.bundle.anatomy import Anatomy
 
 logger = logging.getLogger(__name__)
 
-#: Millimetres of image around the structures in a picture's second row.
-ZOOM_MARGIN_MM = 18.0
 #: More names of structures than this do not fit above a picture.
 MOST_NAMED = 8
 #: What a bundle that can write probabilities calls the switch for it.
@@ -269,7 +267,7 @@ class Run:
     @staticmethod
     def _read(source: Source, result: CaseResult) -> Scan:
         """The case's scan; what was chosen for it and what was odd are noted."""
-        with _timed(result, "read"):
+        with timed(result, "read"):
             try:
                 scan = source.read()
             finally:
@@ -285,12 +283,12 @@ class Run:
         result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
         target = self.output / f"{result.case}{self.ending}"
         structures = self.structures
-        with _timed(result, "segment"):
+        with timed(result, "segment"):
             if result.input == "head":
                 labels, structures = self._segment_head(source, result)
             else:
                 labels = self._segment_crop(scan, source.opened, result)
-        with _timed(result, "write"), self.journal.writing(result, target):
+        with timed(result, "write"), self.journal.writing(result, target):
             save_label_map(target, labels, scan.affine, form_code=scan.form_code, units=scan.units)
         result.output = target.name
         shares = self.work / f"{result.case}{PROBABILITIES_ENDING}"
@@ -298,18 +296,18 @@ class Run:
             result.wrote(write_atomic(self.output / shares.name, shares.read_bytes()))
         if is_picture_name(source.path.name):
             result.wrote(save_label_picture(self.output / f"{result.case}{LABEL_PICTURE_ENDING}", labels))
-        with _timed(result, "describe"):
+        with timed(result, "describe"):
             self._describe(scan, target, structures, result, draw=self._draws(source))
 
     def _segment_crop(self, scan: Scan, images: list[Path], result: CaseResult) -> np.ndarray:
         assert self.runner is not None
         if self.side == "right":
-            mirrored = self.work / f"{result.case}.nii.gz"
-            images = [save_volume(mirrored, _mirrored(scan.data, scan.affine), scan.affine)]
+            turned = self.work / f"{result.case}.nii.gz"
+            images = [save_volume(turned, mirrored(scan.data, scan.affine), scan.affine)]
         self.runner.predict(images, result.case)
         found = read_scan(self.work / f"{result.case}_seg.nii.gz", LABEL)
         if self.side == "right":
-            found = Scan(_mirrored(found.data, found.affine), found.affine)
+            found = Scan(mirrored(found.data, found.affine), found.affine)
         if self.runner.has("plausible"):
             self._refuse_implausible(scan, found, result)
         if not same_grid(scan.data.shape, scan.affine, found.data.shape, found.affine):
@@ -390,26 +388,3 @@ class Run:
         if self.runner.has("quality"):
             for text in self.runner.part("quality").warnings(labels.data, labels.affine, self.structures):
                 result.warn(text)
-
-
-@contextlib.contextmanager
-def _timed(result: CaseResult, step: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    result.timing[step] = round(time.perf_counter() - started, 3)
-
-
-def _mirrored(array: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    """An array flipped along the axis that runs left to right; its affine stays, so it lies in the same box."""
-    axis = int(np.flatnonzero(nib.orientations.io_orientation(affine)[:, 0] == 0)[0])
-    return np.ascontiguousarray(np.flip(array, axis))
-
-
-def close_ups(view: View) -> list[View]:
-    """One close-up a side, left and right, so that both outlines can be judged."""
-    sides = []
-    for values in HEAD_LABELS.values():
-        labels = np.where(np.isin(view.labels, list(values.values())), view.labels, 0)
-        if labels.any():
-            sides.append(View(view.image, labels, view.spacing_mm).zoom(ZOOM_MARGIN_MM))
-    return sides

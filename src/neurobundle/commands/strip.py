@@ -13,7 +13,8 @@ from neurobundle.bundle import fingerprint
 from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import channels_of, structures_of
 from neurobundle.bundle.journal import volumes_ml
-from neurobundle.commands.run import Run, _timed
+from neurobundle.commands.run import Run
+from neurobundle.commands.run_parts import timed
 from neurobundle.commands.sources import Source, StudySource
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.answers import ANSWER_ENDING
@@ -94,7 +95,7 @@ class Strip(Run):
 
         assert self.runner is not None
         scan = self._read(source, result)
-        with _timed(result, "segment"):
+        with timed(result, "segment"):
             self.runner.predict(source.opened, result.case)
             labels = read_scan(self.work / f"{result.case}_seg.nii.gz", LABEL)
             if not same_grid(scan.data.shape, scan.affine, labels.data.shape, labels.affine):
@@ -102,9 +103,9 @@ class Strip(Run):
             mask = brain_mask(labels.data, scan.affine, self.margin_mm)
         self._refuse_nothing(mask)
         self._warn_of_volumes(labels, result)
-        with _timed(result, "write"):
+        with timed(result, "write"):
             self._write(source, scan, mask, result)
-        with _timed(result, "describe"):
+        with timed(result, "describe"):
             result.volumes_ml = volumes_ml(mask, scan.affine, {1: MASK_NAME})
             if self.pictures:
                 view = View.of(np.nan_to_num(scan.data), mask.astype(np.uint8), scan.affine)
