@@ -90,3 +90,12 @@ def test_an_unknown_size_is_refused() -> None:
 def test_a_network_that_is_none_is_refused(filters: tuple[int, ...], unshuffle: int) -> None:
     with pytest.raises(SettingError):
         SliceUNet(1, 1, filters, unshuffle)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (50, 75)])
+def test_torchscript_gives_the_same(shape: tuple[int, int]) -> None:
+    """Scripted, not traced: slices of another size than the first one are grown and cut back as well."""
+    network = slice_unet(1, 1, "tiny", 2).eval()
+    image = torch.randn(1, 1, *shape)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(network)(image), network(image))

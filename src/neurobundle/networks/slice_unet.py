@@ -98,15 +98,16 @@ class SliceUNet(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """From ``(batch, in_channels, i, j)`` to logits ``(batch, out_channels, i, j)``."""
-        rows, columns = image.shape[2:]
-        short = (0, -columns % self.multiple, 0, -rows % self.multiple)
-        grown = F.pad(image, short, mode="replicate") if any(short) else image
+        rows, columns = image.shape[2], image.shape[3]
+        right, below = -columns % self.multiple, -rows % self.multiple
+        grown = F.pad(image, [0, right, 0, below], mode="replicate") if right + below > 0 else image
         features = self.stem(F.pixel_unshuffle(grown, self.unshuffle))
-        kept = []
+        kept: list[torch.Tensor] = []
         for block in self.down:
             features = block(features)
             kept.append(features)
-        for block, across in zip(self.up, kept[-2::-1], strict=True):
+        for n, block in enumerate(self.up):
+            across = kept[len(kept) - 2 - n]
             features = block(torch.cat([F.interpolate(features, scale_factor=2.0), across], dim=1))
         return F.pixel_shuffle(self.head(features), self.unshuffle)[..., :rows, :columns]
 
