@@ -18,6 +18,7 @@ from PIL import Image
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.cli import main
 from neurobundle.geometry import same_grid
+from neurobundle.measure import read_scores
 
 from ..conftest import ROOT, blob
 from ..load.dicom import make
@@ -211,6 +212,45 @@ def test_the_card_states_the_dice_per_person() -> None:
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="36 epochs give .692: docs/training-queue.md, job 3")
 def test_the_floor_is_reached_per_person_out_of_fold() -> None:
     assert np.mean(list(dice_of_persons().values())) >= 0.80
+
+
+@needs_results
+def test_the_card_says_how_each_class_of_tumour_fares() -> None:
+    """Classes are those of the classification bundle's list, of the same slices."""
+    types = json.loads((BUNDLE.parent / "tumor_type_classification" / "configs" / "datalist.json").read_text())
+    kind = {item["subject"]: types["labels"][str(item["label"])] for item in types["training"]}
+    dices = dice_of_persons()
+    card = " ".join((BUNDLE / "docs" / "README.md").read_text().split())
+    means = {name: np.mean([dices[p] for p in dices if kind[p] == name]) for name in types["labels"].values()}
+    said = ".{:.0f} for meningiomas, .{:.0f} for pituitary tumours and .{:.0f} for gliomas"
+    assert said.format(*(1000 * means[name] for name in ("meningioma", "pituitary", "glioma"))) in card
+    with TABLE.open() as file:
+        gliomas = [row for row in csv.DictReader(file) if kind[row["subject"]] == "glioma"]
+    hit = sum(float(row["dice"]) == 0 for row in gliomas)
+    nothing = sum(row["status"] == "missed" for row in gliomas)
+    assert (
+        f"in {hit} of the {len(gliomas)} slices with a glioma no pixel of it is hit, and in {nothing} of these" in card
+    )
+
+
+@needs_results
+@needs_weights
+def test_the_folds_weights_give_the_published_scores(real_data: Path, tmp_path: Path) -> None:
+    """Three slices of fold 0, by the weights that did not see them."""
+    items = json.loads((BUNDLE / "configs" / "datalist.json").read_text())["training"]
+    cases = [item for item in items if item["fold"] == 0][::200]
+    for item in cases:
+        (tmp_path / "in").mkdir(exist_ok=True)
+        shutil.copy(real_data / "ce_mri" / item["image"], tmp_path / "in")
+    words = ["-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--no-pictures", "--set", "fold=0"]
+    assert main([*WORDS, *words]) == 0
+    published = {score.case: score.dice for score in read_scores(TABLE)[0]}
+    for item in cases:
+        with Image.open(tmp_path / "out" / f"{item['case']}_seg.png") as found:
+            a = np.array(found) > 0
+        with Image.open(real_data / "ce_mri" / item["label"]) as truth:
+            b = np.array(truth) > 0
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) == pytest.approx(published[item["case"]], abs=0.005)
 
 
 @needs_weights

@@ -180,6 +180,13 @@ def test_results_beside_their_pictures(bundle: Path, pictures: Path) -> None:
     assert {name: (pictures / name).read_bytes() for name in before} == before
 
 
+def test_results_above_their_pictures_are_drawn(bundle: Path, pictures: Path) -> None:
+    """Nothing looks for pictures there."""
+    assert main(words(bundle, pictures, pictures.parent)) == 0
+    assert (pictures.parent / "slice_0.png").exists()
+    assert len(list(pictures.iterdir())) == 3
+
+
 def test_the_run_that_fits_a_bundle(bundle: Path, tmp_path: Path) -> None:
     assert type(make_run(str(bundle), tmp_path)) is Classify
     assert type(make_run("hippocampus_segmentation", tmp_path)) is Run

@@ -148,6 +148,7 @@ class Run:
         self.classes = answers_of(self.bundle_dir)
         self.journal = Journal(output, report_head(self.bundle_dir), self.classes)
         self.key: dict[str, Any] = {}
+        self._places: set[Path] = set()
         self._asked: Anatomy | None = None
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
@@ -171,6 +172,8 @@ class Run:
         """
         results: list[CaseResult] = []
         skipped = 0
+        places = [Path(each).resolve() for each in inputs]
+        self._places = {place if place.is_dir() else place.parent for place in places}
         with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
             work = Path(folder)
             sources = find_sources(inputs, self.output, work=work, wanted=self.wanted, salted=self.salted_names)
@@ -364,9 +367,8 @@ class Run:
         return picture
 
     def _draws(self, source: Source) -> bool:
-        """Whether ``<case>.png`` is drawn: where pictures are read from, it would replace one, or be the next case."""
-        beside = is_picture_name(source.path.name) and self.output.resolve() in source.path.resolve().parents
-        return self.pictures and not beside
+        """Whether ``<case>.png`` is drawn: among the pictures that it is drawn from it would be the next run's case."""
+        return self.pictures and not (is_picture_name(source.path.name) and self.output.resolve() in self._places)
 
     def _describe(
         self, source: Scan, target: Path, structures: Mapping[int, str], result: CaseResult, draw: bool

@@ -145,7 +145,7 @@ def check_pairs(plan: Plan, items: Sequence[Item]) -> tuple[list[Item], dict[str
         items: of a datalist.
     """
     folder = plan.bundle_dir
-    classes, allow_empty = answers_of(folder), bool(plan.value("allow_empty")) or can_fill(folder)
+    classes, allow_empty = answers_of(folder), plan.value("allow_empty") is True or can_fill(folder)
     known = [0, *structures_of(folder)] if classes is None else []
     good, bad = [], {}
     for item in items:
