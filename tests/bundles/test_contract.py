@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -168,14 +169,52 @@ def test_the_card_says_what_the_evaluation_wrote(bundle: Path) -> None:
         assert name not in in_row or f"{dice['mean']:.3f}"[1:] in row
         assert metadata[f"{name}_dice"] == round(dice["mean"], 3)
         assert f"| {name} | {scores['nsd']['mean']:.3f}" in card or f"{scores['nsd']['mean']:.3f}" in card
-    fold_of = {item["case"]: item["fold"] for item in json.loads((configs / "datalist.json").read_text())["training"]}
+    every_case_is_scored(bundle, summary)
+
+
+def every_case_is_scored(bundle: Path, summary: dict[str, Any]) -> None:
+    """Every case of the folds of a bundle's own datalist is in its results."""
+    items = json.loads((bundle / "configs" / "datalist.json").read_text())["training"]
+    fold_of = {item["case"]: item["fold"] for item in items}
     with (bundle / "docs" / "results" / "per_case.csv").open() as file:
         scored = {row["case"] for row in csv.DictReader(file)}
     folds = {fold_of[case] for case in scored}
     assert len(scored) == summary["n_cases"]
-    assert scored == {case for case, fold in fold_of.items() if fold in folds}, (
-        "every case of the folds is in the results"
-    )
+    assert scored == {case for case, fold in fold_of.items() if fold in folds}
+
+
+@pytest.mark.parametrize(
+    "bundle", [bundle for bundle in BUNDLES if answers_of(bundle) is not None], ids=lambda path: path.name
+)
+def test_the_card_says_what_the_evaluation_of_answers_wrote(bundle: Path) -> None:
+    """Cases and persons, each class, and calibration; the README has both accuracies, the metadata every mean."""
+    require_weights(bundle)
+    docs = bundle / "docs"
+    summary = json.loads((docs / "results" / "summary.json").read_text())
+    card = (docs / "README.md").read_text()
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    row = next(line for line in (ROOT / "README.md").read_text().splitlines() if f"[{bundle.name}]" in line)
+    assert set(summary["folds"]) > {"0"}, "it is a cross-validation"
+    assert {"temperature", "subjects"} <= set(summary)
+    for prefix, part in (("", summary), ("subject_", summary["subjects"])):
+        for name in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "macro_auroc"):
+            low, high = part[name]["interval"]
+            assert f"{part[name]['mean']:.3f} ({low:.3f} to {high:.3f})" in card
+            assert metadata[f"{prefix}{name}"] == round(part[name]["mean"], 3)
+        assert f"{part['accuracy']['mean']:.3f}"[1:] in row
+        for name, own in part["per_class"].items():
+            scores = " | ".join(f"{own[key]:.3f}" for key in ("precision", "sensitivity", "specificity", "f1", "auroc"))
+            assert f"| {name} | {own['n']} | {own['n_failed']} | {scores} |" in card
+    for when in ("before", "after"):
+        assert f"{summary['temperature'][when]['ece']['mean']:.3f} (" in card
+    listed = json.loads((docs / "results" / "activation.json").read_text())
+    assert listed["right"]
+    assert listed["wrong"]
+    for name in ("curves.png", "activation-right.png", "activation-wrong.png"):
+        assert f"(pictures/{name})" in card
+        assert (docs / "pictures" / name).is_file()
+    assert sum(path.stat().st_size for path in (docs / "pictures").glob("activation-*.png")) < 400_000
+    every_case_is_scored(bundle, summary)
 
 
 @pytest.mark.parametrize("bundle", WITH_LGG, ids=lambda path: path.name)

@@ -13,20 +13,25 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from neurobundle.bundle.find import answers_of
 from neurobundle.cli import main
 from neurobundle.commands.card import draw_cases, draw_evaluated, score_tables
 from neurobundle.errors import InputError
 from neurobundle.measure import read_scores, summarise, write_scores
+from neurobundle.measure.classification_evaluation import read_answers
 from neurobundle.measure.segmentation import DISTANCES, SHARES, Score
+from neurobundle.measure.subjects import pool_subjects
 
 from ..conftest import BUNDLES
 from ..helpers import Maker
 
 WITH_RESULTS = [bundle for bundle in BUNDLES if (bundle / "docs" / "results" / "summary.json").exists()]
+SEGMENTED = [bundle for bundle in WITH_RESULTS if answers_of(bundle) is None]
+CLASSIFIED = [bundle for bundle in WITH_RESULTS if bundle not in SEGMENTED]
 
 
 def test_there_are_results() -> None:
-    assert WITH_RESULTS
+    assert SEGMENTED
 
 
 @pytest.mark.parametrize("bundle", WITH_RESULTS, ids=lambda path: path.name)
@@ -38,7 +43,7 @@ def test_the_command_finds_nothing_to_change(bundle: Path, tmp_path: Path) -> No
         assert (copy / name).read_text() == (bundle / name).read_text(), f"run `neurobundle card {bundle.name}`"
 
 
-@pytest.mark.parametrize("bundle", WITH_RESULTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("bundle", SEGMENTED, ids=lambda path: path.name)
 def test_the_summary_is_that_of_the_table(bundle: Path) -> None:
     results = bundle / "docs" / "results"
     said = json.loads((results / "summary.json").read_text())
@@ -50,9 +55,28 @@ def test_the_summary_is_that_of_the_table(bundle: Path) -> None:
             assert values[metric]["interval"] == pytest.approx(said["structures"][name][metric]["interval"], abs=2e-6)
 
 
+@pytest.mark.parametrize("bundle", CLASSIFIED, ids=lambda path: path.name)
+def test_the_summary_of_answers_is_that_of_the_tables(bundle: Path) -> None:
+    """Of cases, and of the subjects that the same table gives."""
+    results = bundle / "docs" / "results"
+    said = json.loads((results / "summary.json").read_text())
+    answers = read_answers(results / "per_case.csv")
+    parts = [(said, answers.score())]
+    if "subjects" in said:
+        parts.append((said["subjects"], pool_subjects(answers).score()))
+    for part, counted in parts:
+        assert part["n_cases"] == counted["n_cases"]
+        assert part["confusion"] == counted["confusion"]
+        for metric in ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "macro_auroc"):
+            assert part[metric]["mean"] == pytest.approx(counted[metric]["mean"], abs=2e-6)
+            assert part[metric]["interval"] == pytest.approx(counted[metric]["interval"], abs=2e-6)
+        for name, own in counted["per_class"].items():
+            assert part["per_class"][name] == pytest.approx(own, abs=2e-6)
+
+
 def test_results_of_an_evaluation_are_copied(tmp_path: Path) -> None:
-    copy = tmp_path / WITH_RESULTS[0].name
-    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    copy = tmp_path / SEGMENTED[0].name
+    shutil.copytree(SEGMENTED[0], copy, ignore=shutil.ignore_patterns("*.pt"))
     results = tmp_path / "results"
     shutil.copytree(copy / "docs" / "results", results)
     rewrite(results, lambda score: replace(score, dice=0.5))
@@ -71,8 +95,8 @@ def rewrite(results: Path, change_one: Callable[[Score], Score]) -> None:
 
 
 def test_a_mean_that_is_not_that_of_the_table_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    copy = tmp_path / WITH_RESULTS[0].name
-    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    copy = tmp_path / SEGMENTED[0].name
+    shutil.copytree(SEGMENTED[0], copy, ignore=shutil.ignore_patterns("*.pt"))
     path = copy / "docs" / "results" / "summary.json"
     said = json.loads(path.read_text())
     name, scores = next(iter(said["structures"].items()))
@@ -103,8 +127,8 @@ def test_the_table_counts_misses_and_failures_together(tmp_path: Path) -> None:
 
 
 def test_a_structure_that_no_case_has_is_blank(tmp_path: Path) -> None:
-    copy = tmp_path / WITH_RESULTS[0].name
-    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    copy = tmp_path / SEGMENTED[0].name
+    shutil.copytree(SEGMENTED[0], copy, ignore=shutil.ignore_patterns("*.pt"))
     results = copy / "docs" / "results"
     first = next(iter(json.loads((results / "summary.json").read_text())["structures"]))
     blank = dict.fromkeys((*SHARES, *DISTANCES), math.nan)
@@ -126,8 +150,8 @@ def test_a_structure_that_no_case_has_is_blank(tmp_path: Path) -> None:
     ids=["missing", "broken", "other", "table", "bundle", "structures"],
 )
 def test_other_files_change_nothing(spoil, says: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
-    copy = tmp_path / WITH_RESULTS[0].name
-    shutil.copytree(WITH_RESULTS[0], copy, ignore=shutil.ignore_patterns("*.pt"))
+    copy = tmp_path / SEGMENTED[0].name
+    shutil.copytree(SEGMENTED[0], copy, ignore=shutil.ignore_patterns("*.pt"))
     before = (copy / "docs" / "README.md").read_bytes()
     results = tmp_path / "results"
     shutil.copytree(copy / "docs" / "results", results)

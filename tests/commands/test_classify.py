@@ -32,7 +32,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("copy") / "tumor_type_classification"
     shutil.copytree(ROOT / "bundles" / folder.name, folder, ignore=shutil.ignore_patterns("models"))
     torch.manual_seed(1)
-    network = classifier("resnet18", 1, 3, size="tiny", width=0.5, dropout=0.2, mask=True)
+    width = make_plan(folder, "inference").value("width")
+    network = classifier("resnet18", 1, 3, size="tiny", width=width, dropout=0.2, mask=True)
     (folder / "models").mkdir()
     torch.save(network.state_dict(), folder / "models" / "model.pt")
     write_entry(folder / "models", "model.pt", origin="trained-here", parent=None)

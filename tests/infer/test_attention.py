@@ -53,3 +53,20 @@ def test_a_network_without_convolutions() -> None:
     tokens = bright_against_dark()
     tokens.cam_layer = ""  # type: ignore[assignment]
     assert not has_features(tokens), "it says so"
+
+
+def test_gradients_begin_at_the_layer_and_the_network_stays_as_it_was() -> None:
+    """Nothing before the layer is derived, and its parameters want gradients again, or not, as before."""
+    asked: list[bool] = []
+    first, second = nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, 1)
+    nn.init.ones_(first.weight)
+    first.register_forward_hook(lambda _, inputs, output: asked.append(output.requires_grad))
+    network = nn.Sequential(first, nn.ReLU(), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.ones_(second.weight)
+    second.bias.requires_grad_(False)  # type: ignore[union-attr]
+    wanted = [parameter.requires_grad for parameter in network.parameters()]
+    heat = ClassActivation(network.eval())(image(), 0)
+    assert heat.argmax() == image()[0].argmax()
+    assert asked == [False]
+    assert [parameter.requires_grad for parameter in network.parameters()] == wanted
+    assert all(parameter.grad is None for parameter in network.parameters())

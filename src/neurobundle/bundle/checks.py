@@ -15,6 +15,7 @@ from typing import Any
 
 import neurobundle
 from neurobundle.bundle import configfile
+from neurobundle.bundle.find import CLASS_NAMES, answers_of
 from neurobundle.bundle.finding import CONFIG_STEMS, BundleFiles, Finding, Level
 
 #: MONAI Label reads the kind of task off the folder's name.
@@ -166,8 +167,15 @@ def label(bundle: BundleFiles) -> Iterator[Finding]:
 
 
 def agreement(bundle: BundleFiles) -> Iterator[Finding]:
-    """Train, evaluate and inference build the same network and prepare a scan in the same way."""
+    """Train, evaluate and inference build the same network and prepare a scan alike; classes are the metadata's."""
     runs = {stem: config for stem, config in bundle.merged().items() if stem != "multi_gpu_train"}
+    classes = answers_of(bundle.root) if bundle.metadata else None
+    for stem, config in runs.items():
+        if classes is not None and config.get(CLASS_NAMES, classes) != classes:
+            message = (
+                f"{CLASS_NAMES} of {stem} is {config[CLASS_NAMES]}, and the metadata's channel_def names {classes}"
+            )
+            yield Finding("agreement", "fail", message, "Make them equal.")
     if not {"train", "inference"} <= set(runs):
         return
     networks = {stem: configfile.resolve(config, config.get("network_def")) for stem, config in runs.items()}

@@ -35,6 +35,7 @@ from neurobundle.bundle.runner import (
     weight_loaders,
 )
 from neurobundle.errors import ExitCode, NeurobundleError, NoInputError, SettingError, exit_code
+from neurobundle.export.answer_transforms import SaveAnswerd
 from neurobundle.export.answers import ANSWER_ENDING, read_answer
 from neurobundle.load.names import LABEL_SUFFIX, case_name
 
@@ -148,7 +149,7 @@ class CaseEvaluator(SupervisedEvaluator):
         self.postprocessing = kwargs.get("postprocessing")
         self.inferer = _WithinMemory(self.inferer)
         self.output_dir, self.bundle_root, self.redo = Path(output_dir), Path(bundle_root).absolute(), redo
-        self.classes = answers_of(self.bundle_root) if is_bundle(self.bundle_root) else None
+        self.classes = self._classes()
         self.journal = Journal(self.output_dir, self._head(), self.classes)
         self.results: list[CaseResult] = []
         self.fault: NeurobundleError | None = None
@@ -196,6 +197,12 @@ class CaseEvaluator(SupervisedEvaluator):
             loader(self)
         self.journal.open()
         dataset.journal, dataset.redo, dataset.key = self.journal, self.redo, self._key(dataset.transform)
+
+    def _classes(self) -> list[str] | None:
+        """Those that the postprocessing names in its files; where it writes none, the metadata's."""
+        stated = answers_of(self.bundle_root) if is_bundle(self.bundle_root) else None
+        writers = [s for s in getattr(self.postprocessing, "transforms", ()) if isinstance(s, SaveAnswerd)]
+        return stated if stated is None or not writers else writers[0].classes
 
     def _key(self, preprocessing: Any) -> dict[str, Any]:
         # A part of a config cannot see the config, so what was built from it is looked at.

@@ -28,6 +28,9 @@ NOT_STATED = "not stated"
 #: What the metadata call the format of an output that is one class a case.
 ANSWERS = "classification"
 
+#: What the configs of such a bundle call its classes, in the order of the network's outputs.
+CLASS_NAMES = "class_names"
+
 #: The configs of a bundle; the first two run alone, the others are laid over train.
 CONFIG_STEMS = ("train", "inference", "evaluate", "multi_gpu_train")
 

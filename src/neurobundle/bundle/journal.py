@@ -28,7 +28,7 @@ from neurobundle.bundle.find import info
 from neurobundle.errors import InputError
 from neurobundle.export.answers import PREDICTIONS_NAME, write_predictions
 from neurobundle.export.tables import write_csv
-from neurobundle.files import fault, folder_lock, require_writable, sweep_folder, write_atomic, write_json
+from neurobundle.files import fault, folder_lock, require_writable, sweep_folder, write_atomic
 from neurobundle.geometry import voxel_volume_mm3
 from neurobundle.networks.manifest import sha256_of
 
@@ -74,8 +74,10 @@ class Journal:
         self.head = dict(head or {})
         #: Entries as they were when this run began their cases.
         self._seen: dict[str, CaseResult | None] = {}
-        #: The report as it was read last.
+        #: The report as it was read or written last.
         self._read = _Report()
+        #: Entries as JSON, each with the entry that it was made of: those of earlier cases are not made again.
+        self._texts: dict[str, tuple[CaseResult, str]] = {}
 
     def open(self) -> Journal:
         """Make the folder, prove that it can be written, and remove what killed writers left half-written.
@@ -94,9 +96,7 @@ class Journal:
         """All entries by case; empty if there is no report, or none that can be read."""
         path = self.folder / REPORT_NAME
         try:
-            status = path.stat()
-            # Each report is a new file under the old name, so that one of the same number and time is the same.
-            identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+            identity = _identity(path)
             if identity != self._read.identity:
                 self._read = _Report(identity, *_read_report(path, self.head))
         except OSError:  # there is none; or the folder cannot be looked at, which writing there will say better
@@ -235,7 +235,49 @@ class Journal:
         else:
             answers = {entry.case: entry.answer for entry in ordered}
             write_predictions(self.folder / PREDICTIONS_NAME, self.classes, answers)
-        write_json(self.folder / REPORT_NAME, {**self.head, "cases": [vars(entry) for entry in ordered]})
+        path = self.folder / REPORT_NAME
+        texts = {entry.case: self._text(entry) for entry in ordered}
+        write_atomic(path, _report_bytes(self.head, list(texts.values())))
+        # As it would be read again: of what was read or written before, that is known.
+        again = {
+            entry.case: entry if self._is_known(entry) else entry_of(json.loads(texts[entry.case])) for entry in ordered
+        }
+        if None not in again.values():
+            kept = {case: entry for case, entry in again.items() if entry is not None}
+            self._read = _Report(_identity(path), kept)
+            self._texts = {case: (entry, texts[case]) for case, entry in kept.items()}
+
+    def _is_known(self, entry: CaseResult) -> bool:
+        return self._read.entries.get(entry.case) is entry
+
+    def _text(self, entry: CaseResult) -> str:
+        """An entry as it stands in the report."""
+        made_of, text = self._texts.get(entry.case, (None, ""))
+        return text if made_of is entry else _json(vars(entry)).replace("\n", "\n    ")
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Which file this is: each report is a new one under the old name, so the same number and time are the same one."""
+    status = path.stat()
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _report_bytes(head: Mapping[str, Any], entries: Sequence[str]) -> bytes:
+    """The bytes that :func:`neurobundle.files.write_json` would write of a report.
+
+    Args:
+        head: what stands above the cases.
+        entries: each as JSON, indented as it stands in the list.
+    """
+    empty = _json({**head, "cases": []})
+    above = empty.removesuffix("[]\n}")
+    text = above + "[\n    " + ",\n    ".join(entries) + "\n  ]\n}" if entries else empty
+    # A file name that is no valid UTF-8 reaches Python as lone surrogates; they are written as escapes.
+    return f"{text}\n".encode(errors="backslashreplace")
 
 
 def _is_of_another(entry: CaseResult, file: str, key: Mapping[str, Any]) -> bool:

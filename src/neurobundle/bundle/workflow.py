@@ -18,7 +18,7 @@ import yaml
 
 from neurobundle.bundle.checks import SHARED_IDS, TRAIN_IDS, versions
 from neurobundle.bundle.configfile import merge, read_config, unknown_overrides
-from neurobundle.bundle.find import find_overlay, read_metadata
+from neurobundle.bundle.find import CLASS_NAMES, answers_of, find_overlay, read_metadata
 from neurobundle.bundle.finding import BundleFiles
 from neurobundle.errors import SettingError
 
@@ -62,6 +62,29 @@ class Plan:
             None if nothing sets it.
         """
         return merge({}, *map(read_config, self.config_files), self.settings).get(name)
+
+    def classes(self) -> list[str] | None:
+        """The classes that the network answers, in the order of its outputs; None for a bundle that answers none.
+
+        The metadata and the configs name those of the bundle itself, and must agree. An overlay or a setting may name
+        others (``class_names``), for a network of its own.
+
+        Raises:
+            SettingError: if metadata and configs differ, or the names are no list of different words.
+        """
+        stated = answers_of(self.bundle_dir)
+        if stated is None:
+            return None
+        own = Plan(self.bundle_dir, self.kind).value(CLASS_NAMES)
+        if own is None:
+            return stated
+        if own != stated:
+            raise SettingError(
+                f"its classes are {', '.join(stated)} in metadata.json (channel_def), and {CLASS_NAMES} says {own}",
+                "Make the two equal.",
+                file=config_file(self.bundle_dir, KINDS[self.kind][0]),
+            )
+        return _class_list(self.value(CLASS_NAMES))
 
     def command(self) -> str:
         """The same work as a ``python -m monai.bundle run`` command line."""
@@ -151,6 +174,15 @@ def refuse_unknown(config: Mapping[str, Any], settings: Mapping[str, Any], file:
     problems = unknown_overrides(config, settings)
     if problems:
         raise SettingError("; ".join(problems), "The file's top lists the ids to set.", file=file)
+
+
+def _class_list(names: Any) -> list[str]:
+    from neurobundle.load.answers import check_class_names  # numpy comes with it
+
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SettingError(f"{CLASS_NAMES} is {names!r}, which is no list of words", "Write it out: [glioma, other].")
+    check_class_names(names, at_least=2)
+    return names
 
 
 def _refuse_old_packages(bundle_dir: Path) -> None:

@@ -44,6 +44,17 @@ def add_split(commands: Any) -> None:
         "--classes", metavar="VALUE[=NAME],...", help="in the order of their numbers (all, by the alphabet)"
     )
     own.add_argument(
+        "--no-finding",
+        action="append",
+        metavar="NAME=DIR",
+        help="one more class: a folder of images, each another person, with nothing to outline in them",
+    )
+    own.add_argument(
+        "--merge-near-duplicates",
+        action="store_true",
+        help="join groups whose images are copies, shifted, brightened, resized, turned or mirrored",
+    )
+    own.add_argument(
         "--leak", action="store_true", help="deal case by case; the datalist and every result say that it leaks"
     )
 
@@ -53,7 +64,8 @@ def _split(options: argparse.Namespace) -> int:
 
     if options.layout == "classes" or options.class_column:
         return _split_classes(options)
-    given = next((name for name in ("table", "classes", "leak") if getattr(options, name)), None)
+    names = ("table", "classes", "leak", "no_finding", "merge_near_duplicates")
+    given = next((name.replace("_", "-") for name in names if getattr(options, name)), None)
     if given is not None:
         raise SettingError(f"--{given} is for classes", "Say --layout classes, or --class-column NAME.")
     report = split(
@@ -95,13 +107,26 @@ def _split_classes(options: argparse.Namespace) -> int:
         seed=options.seed,
         test_share=options.test_share,
         merge_duplicates=options.merge_duplicates,
+        merge_near_duplicates=options.merge_near_duplicates,
         leak=options.leak,
+        no_finding=_folders(options.no_finding or []),
         relative_to_data=options.relative_to_data,
         name=options.name,
         progress=progress,
     )
     say(report["description"])
     return int(exit_code([*[True] * len(report["passed"]), *[False] * len(report["failed"])]))
+
+
+def _folders(words: list[str]) -> dict[str, Path]:
+    """``NAME=DIR`` words as folders by name."""
+    folders = {}
+    for word in words:
+        name, _, folder = word.partition("=")
+        if not name.strip() or not folder.strip():
+            raise SettingError(f"--no-finding wants NAME=DIR, got {word!r}", "For example: 'no tumour=slices'.")
+        folders[name.strip()] = Path(folder.strip())
+    return folders
 
 
 def add_prepare(commands: Any) -> None:
@@ -260,6 +285,8 @@ def _crossval(options: argparse.Namespace) -> int:
     if options.print_command:
         say("\n".join(run.train_plan(fold).command() for fold in run.trainings))
         return int(ExitCode.OK)
+    if options.publish:
+        run.require_own_classes()
     run(jobs=options.jobs, progress=progress)
     if options.publish:
         run.publish(folds=options.publish == "all")

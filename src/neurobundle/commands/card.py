@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from neurobundle.bundle.find import answers_of, groups_of, scored_of
-from neurobundle.commands.card_answers import answer_means, answer_tables, check_answers, own_answer_files
+from neurobundle.commands.card_answers import answer_means, answer_text, check_answers, kept_files
 from neurobundle.commands.results import mean
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.pictures import View, save_png, stack, three_planes
@@ -103,7 +103,8 @@ def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
     Args:
         bundle_dir: the bundle.
         results: a folder with ``per_case.csv`` and ``summary.json``, copied to ``docs/results``; of classes also
-            ``per_subject.csv``. If None, what is there counts.
+            ``per_subject.csv``, ``activation.json`` and pictures, and what it has not of these is taken away. If None,
+            what is there counts.
 
     Returns:
         The card.
@@ -112,23 +113,30 @@ def publish_results(bundle_dir: Path, results: Path | None = None) -> Path:
         InputError: if there are no such files, or they are of another bundle or other structures or classes.
         SettingError: if the card has no place for the tables.
     """
-    own = bundle_dir / "docs" / "results"
-    source, classes = results or own, answers_of(bundle_dir)
+    docs = bundle_dir / "docs"
+    results = None if results is not None and results.resolve() == (docs / "results").resolve() else results
+    source, classes = results or docs / "results", answers_of(bundle_dir)
+    kept: dict[Path, bytes] = {}
+    gone: list[Path] = []
     if classes is not None:
         summary = check_answers(source, bundle_dir.name, classes)
-        names, tables, means = own_answer_files(source), answer_tables(summary), answer_means(summary)
+        tables = answer_text(source, results or docs / "pictures", summary)
+        means = answer_means(summary)
+        if results is not None:
+            kept, gone = kept_files(results, docs)
     else:
         scores, subjects = read_scores(source / TABLE)
         summary = _read_summary(source / SUMMARY)
         _require_own(bundle_dir, summary, source / SUMMARY)
         _require_same_means(summary, summarise(scores, subjects), source / SUMMARY)
-        names, tables = [TABLE, SUMMARY], score_tables(summary)
+        tables = score_tables(summary)
         means = {f"{name}_dice": values["dice"]["mean"] for name, values in summary["structures"].items()}
-    files = _card_files(bundle_dir, tables, means)
-    if results is not None:
-        files |= {own / name: (results / name).read_bytes() for name in names}
-    for path, content in files.items():
+        if results is not None:
+            kept = {docs / "results" / name: (results / name).read_bytes() for name in (TABLE, SUMMARY)}
+    for path, content in {**_card_files(bundle_dir, tables, means), **kept}.items():
         write_atomic(path, content)
+    for path in gone:
+        path.unlink(missing_ok=True)
     return bundle_dir / CARD
 
 

@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurobundle.commands.card_activation import ACTIVATION, PICTURES, activation_lines, read_activations
 from neurobundle.commands.results import mean
 from neurobundle.errors import InputError
 from neurobundle.measure.classification import mean_scores
 from neurobundle.measure.classification_evaluation import read_answers
-from neurobundle.measure.outputs import SUMMARY, TABLE
+from neurobundle.measure.outputs import CURVES, SUMMARY, TABLE
 from neurobundle.measure.page_answers import MEANS
 from neurobundle.measure.subjects import SUBJECT_TABLE
 
 #: Of each class.
 _OF_CLASS = ("precision", "sensitivity", "specificity", "f1", "auroc")
+
+#: What may be kept beside the card: files of numbers, and pictures.
+FILES = (TABLE, SUMMARY, SUBJECT_TABLE, ACTIVATION)
+PICTURE_FILES = (CURVES, *PICTURES.values())
 
 #: The accuracy of the rounded summary may differ from the table's by this.
 SAME_MEAN = 1e-5
@@ -57,9 +62,20 @@ def check_answers(results: Path, bundle: str, classes: Sequence[str]) -> dict[st
     return summary
 
 
-def own_answer_files(results: Path) -> list[str]:
-    """Names of the files that are kept beside the card."""
-    return [name for name in (TABLE, SUMMARY, SUBJECT_TABLE) if (results / name).is_file()]
+def kept_files(results: Path, docs: Path) -> tuple[dict[Path, bytes], list[Path]]:
+    """What of an evaluation is kept beside the card.
+
+    Args:
+        results: the evaluation's folder.
+        docs: the bundle's ``docs``.
+
+    Returns:
+        Contents by path, and the paths of earlier results that these ones do not have.
+    """
+    there = {docs / "results" / name: results / name for name in FILES}
+    there |= {docs / "pictures" / name: results / name for name in PICTURE_FILES}
+    new = {path: source.read_bytes() for path, source in there.items() if source.is_file()}
+    return new, [path for path in there if path not in new]
 
 
 def answer_means(summary: Mapping[str, Any]) -> dict[str, float | None]:
@@ -68,6 +84,25 @@ def answer_means(summary: Mapping[str, Any]) -> dict[str, float | None]:
     if "subjects" in summary:
         found |= {f"subject_{name}": summary["subjects"][name]["mean"] for name, _ in MEANS}
     return found
+
+
+def answer_text(results: Path, pictures: Path, summary: Mapping[str, Any]) -> str:
+    """All tables and pictures, as Markdown.
+
+    Args:
+        results: holds the table, and ``activation.json`` if there are class activation maps.
+        pictures: holds the pictures; the curves of the trainings are shown if they are there.
+        summary: what :func:`check_answers` gave.
+
+    Raises:
+        InputError: if the maps are of other answers, or a picture is missing.
+    """
+    parts = [answer_tables(summary)]
+    if (pictures / CURVES).is_file():
+        words = "Losses and metrics by epoch, a thin line a training:"
+        parts.append(f"{words}\n\n![Curves of training and validation](pictures/{CURVES})")
+    lines = activation_lines(read_activations(results, pictures, read_answers(results / TABLE)))
+    return "\n\n".join([*parts, *(["\n".join(lines)] if lines else [])])
 
 
 def answer_tables(summary: Mapping[str, Any]) -> str:
@@ -80,7 +115,9 @@ def answer_tables(summary: Mapping[str, Any]) -> str:
     lines = [f"{summary['n_cases']} cases{how}. Means, with the 95 % interval by bootstrap over subjects."]
     if summary.get("leaks"):
         lines += ["", f"**This protocol leaks: {summary['leaks']}.**"]
-    lines += ["", *_overall(summary), "", *_by_class(summary), "", *_confusion(summary)]
+    lines += ["", *_overall(summary), "", *_by_class(summary), "", *_confusion(summary, "case")]
+    if "subjects" in summary:
+        lines += ["", *_by_class(summary["subjects"], "of subjects"), "", *_confusion(summary["subjects"], "subject")]
     for part in (_calibration(summary.get("temperature")), _folds(summary.get("folds"))):
         lines += ["", *part] if part else []
     return "\n".join(lines)
@@ -100,16 +137,16 @@ def _overall(summary: Mapping[str, Any]) -> list[str]:
     return lines + [_row([name, part["n_cases"], *(mean(part[key]) for key, _ in MEANS)]) for name, part in parts]
 
 
-def _by_class(summary: Mapping[str, Any]) -> list[str]:
-    lines = _head(["class", "n", "failed", "precision", "sensitivity", "specificity", "F1", "AUROC"])
+def _by_class(summary: Mapping[str, Any], whose: str = "of cases") -> list[str]:
+    lines = _head([f"class, {whose}", "n", "failed", "precision", "sensitivity", "specificity", "F1", "AUROC"])
     for name, own in summary["per_class"].items():
         lines.append(_row([name, own["n"], own["n_failed"], *(_number(own[key]) for key in _OF_CLASS)]))
     return lines
 
 
-def _confusion(summary: Mapping[str, Any]) -> list[str]:
+def _confusion(summary: Mapping[str, Any], whose: str) -> list[str]:
     labels, counts = summary["confusion"]["labels"], summary["confusion"]["counts"]
-    lines = _head(["reference, answered as", *labels])
+    lines = _head([f"a {whose}'s class, answered as", *labels])
     return lines + [_row([name, *row]) for name, row in zip(labels, counts, strict=True)]
 
 

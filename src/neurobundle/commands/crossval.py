@@ -20,6 +20,7 @@ from typing import Any
 from neurobundle.bundle.find import answers_of, find_bundle
 from neurobundle.bundle.workflow import Plan
 from neurobundle.commands.card import draw_cases, publish_results
+from neurobundle.commands.card_activation import draw_activations
 from neurobundle.commands.crossval_pool import pool_classes, pool_structures
 from neurobundle.commands.evaluate import evaluate, evaluate_plan
 from neurobundle.commands.record import DATALIST, record_crossval
@@ -27,7 +28,8 @@ from neurobundle.commands.train import check_training, train_plan
 from neurobundle.errors import SettingError
 from neurobundle.files import require_writable, write_atomic, write_json
 from neurobundle.load.class_labels import leaks_of
-from neurobundle.load.datalist import read_datalist
+from neurobundle.load.datalist import Item, read_datalist
+from neurobundle.measure.classification_evaluation import read_answers
 from neurobundle.measure.out_of_fold import CALIBRATION_FILE
 from neurobundle.measure.outputs import CURVES, SUMMARY, TABLE
 from neurobundle.measure.tables import read_scores
@@ -165,7 +167,11 @@ class CrossValidation:
         wanted = {"weights", "labels" if self.classes is None else "classes"}
         if done.exists() and wanted <= set(json.loads(done.read_bytes())):
             return
-        plan = evaluate_plan(
+        evaluate(self.evaluation_plan(fold))
+
+    def evaluation_plan(self, fold: int) -> Plan:
+        """The evaluation of one fold's cases by the weights that its training ended with."""
+        return evaluate_plan(
             str(self.bundle_dir),
             self.data,
             self.folder(fold) / "evaluation",
@@ -176,7 +182,6 @@ class CrossValidation:
             # Scored in float32, as the weights will run, whatever the training was done in.
             settings={**self.settings, "ckpt_dir": str(self.folder(fold)), "amp": False},
         )
-        evaluate(plan)
 
     def _pool(self) -> dict[str, Any]:
         """All answers scored together, from the folds' files."""
@@ -192,17 +197,36 @@ class CrossValidation:
         pool = pool_structures if self.classes is None else pool_classes
         return pool(folders, items, self.output, facts, title)
 
+    def require_own_classes(self) -> None:
+        """Refuse to publish a network of other classes than the bundle's metadata name.
+
+        Raises:
+            SettingError: if an overlay or a setting names others.
+        """
+        classes = self.train_plan(ALL).classes()
+        if classes != self.classes:
+            raise SettingError(
+                f"the network answers {', '.join(classes or ())}, and the bundle {', '.join(self.classes or ())}",
+                "Leave --publish out, or copy the bundle and change its metadata.json and configs.",
+                file=self.bundle_dir,
+            )
+
     def publish(self, folds: bool = True) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card and its record.
+
+        Of classes a few answers, right and wrong ones, are drawn with their class activation maps first.
 
         Args:
             folds: also the weights of the folds; without, those of earlier folds are taken away, since the published
                 scores are not theirs.
 
         Raises:
-            SettingError: if the card has no place for the tables.
+            SettingError: if the card has no place for the tables, or the classes are not the bundle's.
         """
+        self.require_own_classes()
         models = self.bundle_dir / "models"
+        if self.classes is not None:
+            draw_activations(self.output, read_answers(self.output / TABLE), self._items(), self.evaluation_plan)
         for fold in self.trainings:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
             if fold != ALL and not folds:
@@ -220,9 +244,9 @@ class CrossValidation:
             record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs, notes)
         else:
             logger.warning("WARNING no record was written: the datalist is not the bundle's own, %s", own)
-        if (self.output / CURVES).is_file():
-            write_atomic(pictures / CURVES, (self.output / CURVES).read_bytes())
         if self.classes is None:
+            if (self.output / CURVES).is_file():
+                write_atomic(pictures / CURVES, (self.output / CURVES).read_bytes())
             self._draw(pictures)
 
     def _draw(self, pictures: Path) -> None:
@@ -232,5 +256,8 @@ class CrossValidation:
             for fold in self.folds
             for path in (self.folder(fold) / "evaluation" / "predictions").glob("*_seg.nii.gz")
         }
-        items = {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
-        draw_cases(pictures, read_scores(self.output / TABLE)[0], items, predictions)
+        draw_cases(pictures, read_scores(self.output / TABLE)[0], self._items(), predictions)
+
+    def _items(self) -> dict[str, Item]:
+        """The datalist's entries by case."""
+        return {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}

@@ -145,7 +145,7 @@ class Run:
         self.runner: CaseRunner | None = None
         self.work = Path()
         self.structures, self.groups = structures_of(self.bundle_dir), groups_of(self.bundle_dir)
-        self.classes = answers_of(self.bundle_dir)
+        self.classes = self.plan().classes() if answers_of(self.bundle_dir) is not None else None
         self.journal = Journal(output, report_head(self.bundle_dir), self.classes)
         self.key: dict[str, Any] = {}
         self._places: set[Path] = set()

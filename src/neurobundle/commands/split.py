@@ -15,6 +15,7 @@ from neurobundle.load.labels import PairFacts, check_pair
 from neurobundle.load.layouts import find_pairs
 from neurobundle.load.pairs import FoundPairs, Pair
 from neurobundle.train.folds import Split, describe, make_folds
+from neurobundle.train.grouping import not_in_table
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def split(
     rule = group_by or default_rule(found)
     known = label_values if label_values is not None else (set(found.labels) or None)
     facts, problems = check_all(found.pairs, known, progress)
+    problems += take_out(facts, not_in_table(found.pairs, rule, subjects))
     report = begin_report(found, [*found.problems, *problems], facts)
     good = [pair for pair in found.pairs if pair.case in facts]
     if not good:
@@ -117,6 +119,15 @@ def check_all(
         except InputError as error:
             problems.append(error)
     return facts, problems
+
+
+def take_out(facts: dict[str, PairFacts], problems: list[InputError]) -> list[InputError]:
+    """Take the cases of problems out of those that passed.
+
+    Returns:
+        The problems of cases that had none before.
+    """
+    return [problem for problem in problems if facts.pop(problem.case, None) is not None]
 
 
 def data_digest(dealt: Split, facts: Mapping[str, PairFacts]) -> str:

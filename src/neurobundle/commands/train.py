@@ -8,11 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neurobundle.bundle.find import answers_of, can_fill, find_bundle, structures_of
+from neurobundle.bundle.find import can_fill, find_bundle, structures_of
 from neurobundle.bundle.workflow import Plan, make_plan
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.files import require_writable
-from neurobundle.load.class_labels import check_class_folds, check_class_names_of, check_classified, leaks_of
+from neurobundle.load.class_labels import (
+    check_class_folds,
+    check_class_names_of,
+    check_classified,
+    leaks_of,
+    unnamed_of,
+)
 from neurobundle.load.datalist import Item, fold_items, read_datalist
 from neurobundle.load.labels import check_pair
 from neurobundle.train.curves import write_curves
@@ -107,10 +113,11 @@ def check_training(plan: Plan, folds: Sequence[int] | None = None) -> None:
     """
     data, dataset_dir = (Path(plan.settings[name]) for name in ("datalist", "dataset_dir"))
     fold = int(plan.settings["fold"])
-    classes = answers_of(plan.bundle_dir)
+    classes = plan.classes()
     if classes is not None:
         check_class_names_of(data, classes)
-    items = [item for part in ("train", "validation") for item in fold_items(data, dataset_dir, fold, part)]
+    both = (fold_items(data, dataset_dir, fold, part) for part in ("train", "validation"))
+    items = list({str(item["case"]): item for part in both for item in part}.values())
     _, bad = check_pairs(plan, items)
     for error in bad.values():
         logger.error("ERROR %s", error)
@@ -131,6 +138,12 @@ def _check_folds(classes: Sequence[str], data: Path, dataset_dir: Path | None, f
         logger.error("ERROR %s", problem)
     if problems:
         raise problems[0]
+    nobody = unnamed_of(data)
+    if nobody:
+        text = (
+            "WARNING %s: %d cases name no subject, %s for one; each counts as a person of its own. Name whose they are."
+        )
+        logger.warning(text, data, len(nobody), nobody[0])
     leaks = leaks_of(data)
     if leaks:
         logger.warning("WARNING %s leaks, as it says: %s. Its scores are too good.", data.name, leaks)
@@ -145,7 +158,7 @@ def check_pairs(plan: Plan, items: Sequence[Item]) -> tuple[list[Item], dict[str
         items: of a datalist.
     """
     folder = plan.bundle_dir
-    classes, allow_empty = answers_of(folder), plan.value("allow_empty") is True or can_fill(folder)
+    classes, allow_empty = plan.classes(), plan.value("allow_empty") is True or can_fill(folder)
     known = [0, *structures_of(folder)] if classes is None else []
     good, bad = [], {}
     for item in items:

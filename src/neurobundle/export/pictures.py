@@ -117,19 +117,20 @@ def three_planes(
     return _row(panels, [(title, WHITE), *words] if title else words)
 
 
-def with_heat(image: np.ndarray, heat: np.ndarray, title: str = "") -> Image.Image:
+def with_heat(image: np.ndarray, heat: np.ndarray, title: str = "", pixels: int = PANEL_PIXELS) -> Image.Image:
     """A slice, and beside it the same slice under a map of what spoke for its answer.
 
     Args:
         image: ``(column, row)`` in display order.
         heat: of the same shape, in [0, 1]; nothing is drawn where it is 0.
         title: a line above the panels.
+        pixels: of a panel's side.
     """
     low, high = np.percentile(image, WINDOW_PERCENTILES)
     plain = np.repeat(grey_levels(image, float(low), float(high)).T[..., None], 3, axis=2)
     share = HEAT_OPACITY * np.asarray(heat, float).T[..., None]
     warm = (1 - share) * plain + share * np.array(COLOURS[0], float)
-    panels = [_square(np.rint(pixels).astype(np.uint8)) for pixels in (plain, warm)]
+    panels = [_square(np.rint(colours).astype(np.uint8), pixels) for colours in (plain, warm)]
     return _row(panels, [(title, WHITE)] if title else [])
 
 
@@ -143,18 +144,18 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _square(pixels: np.ndarray) -> Image.Image:
+def _square(colours: np.ndarray, side: int) -> Image.Image:
     """An RGB slice ``(row, column, 3)`` as a panel, in its own proportions."""
-    height, width = pixels.shape[:2]
-    scale = PANEL_PIXELS / max(height, width)
+    height, width = colours.shape[:2]
+    scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return _centred(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    return _centred(Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC), side)
 
 
-def _centred(picture: Image.Image) -> Image.Image:
+def _centred(picture: Image.Image, side: int) -> Image.Image:
     """In the middle of a black panel."""
-    canvas = Image.new("RGB", (PANEL_PIXELS, PANEL_PIXELS))
-    canvas.paste(picture, ((PANEL_PIXELS - picture.width) // 2, (PANEL_PIXELS - picture.height) // 2))
+    canvas = Image.new("RGB", (side, side))
+    canvas.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return canvas
 
 
@@ -180,7 +181,7 @@ def _panel(view: View, plane: Plane, index: int, low: float, high: float) -> Ima
     levels = grey_levels(grey, low, high).astype(np.uint8)
     picture = Image.fromarray(levels).resize((width, height), Image.Resampling.BICUBIC).convert("RGB")
     draw_outlines(picture, display(view.labels, axis, index))
-    canvas = _centred(picture)
+    canvas = _centred(picture, PANEL_PIXELS)
     draw_letters(canvas, LETTERS[plane])
     return canvas
 
@@ -243,9 +244,10 @@ def draw_letters(canvas: Image.Image, letters: str, pixels: float | None = None)
 
 def _row(panels: Sequence[Image.Image], words: Sequence[tuple[str, Colour]]) -> Image.Image:
     top = 22 if words else 0
-    sheet = Image.new("RGB", (PANEL_PIXELS * len(panels), PANEL_PIXELS + top))
+    side = panels[0].width
+    sheet = Image.new("RGB", (side * len(panels), side + top))
     for n, panel in enumerate(panels):
-        sheet.paste(panel, (n * PANEL_PIXELS, top))
+        sheet.paste(panel, (n * side, top))
     draw, left = ImageDraw.Draw(sheet), 6.0
     for word, colour in words:
         draw.text((left, 5), word, fill=colour)

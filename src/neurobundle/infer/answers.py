@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 
 from neurobundle.errors import SettingError
@@ -50,9 +51,12 @@ class SliceAnswersInferer(Inferer):
             ``(batch, class + 1, slice)``: the logits of each class, then the weight.
         """
         batch, depth = inputs.shape[0], inputs.shape[-1]
-        stack = torch.as_tensor(inputs).movedim(-1, 1).flatten(0, 1)
+        # Without the metadata: torch looks at them in every layer, which takes longer than a small layer itself.
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else torch.as_tensor(inputs)
+        stack = plain.movedim(-1, 1).flatten(0, 1)
         parts = [self._infer(part, network, *args, **kwargs) for part in stack.split(self.slices)]
-        return torch.cat(parts).unflatten(0, (batch, depth)).movedim(1, -1)
+        answers = torch.cat(parts).unflatten(0, (batch, depth)).movedim(1, -1)
+        return MetaTensor(answers).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else answers
 
     def _infer(self, slices: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Logits and weights of some slices, ``(slice, class + 1)``."""

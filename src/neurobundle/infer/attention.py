@@ -6,6 +6,9 @@ shows where a network looked, coarsely, and not why; a map on the tumour does no
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from monai.visualize import GradCAMpp
 from torch import nn
@@ -53,8 +56,12 @@ class ClassActivation:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        name = last_features(network)
+        # Before MONAI's hooks, so that they see gradients from this layer on, and torch computes no others.
+        network.get_submodule(name).register_forward_pre_hook(_begin_gradients)
+        self._network = network
         # MONAI's own postprocessing maps the largest to 0 and the smallest to 1, for its colours.
-        self._cam = GradCAMpp(nn_module=network, target_layers=last_features(network), postprocessing=_as_it_is)
+        self._cam = GradCAMpp(nn_module=network, target_layers=name, postprocessing=_as_it_is)
 
     def __call__(self, image: torch.Tensor, answer: int) -> torch.Tensor:
         """The map of one slice.
@@ -66,11 +73,30 @@ class ClassActivation:
         Returns:
             ``(column, row)`` in [0, 1]; 0 throughout where nothing spoke for the class.
         """
-        with torch.enable_grad():
-            slices = image[None].detach().requires_grad_()  # else torch warns of MONAI's hooks on a first layer
-            heat = torch.as_tensor(self._cam(x=slices, class_idx=answer))[0, 0].detach().clamp_min(0)
+        with torch.enable_grad(), _fixed(self._network):
+            heat = torch.as_tensor(self._cam(x=image[None].detach(), class_idx=answer))[0, 0].detach().clamp_min(0)
         largest = heat.max()
         return heat / largest if largest > 0 else heat
+
+
+@contextlib.contextmanager
+def _fixed(network: nn.Module) -> Iterator[None]:
+    """A network whose parameters want no gradients."""
+    wanted = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _begin_gradients(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+    """Let gradients begin at a layer's input, where any are computed; torch warns of hooks where none reach it."""
+    if not torch.is_grad_enabled():
+        return None
+    return tuple(value.detach().requires_grad_() for value in inputs)
 
 
 def _as_it_is(heat: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.load.answers import class_number
-from neurobundle.load.datalist import ALL_CASES, Item, load_json
+from neurobundle.load.datalist import ALL_CASES, NOTHING_OUTLINED, Item, load_json
 from neurobundle.load.labels import PairFacts, check_pair
 
 #: In a datalist's ``split``: why persons stand in several folds.
@@ -25,7 +25,7 @@ def check_classified(
     image: str | Path | Sequence[str | Path],
     label: Any,
     classes: Sequence[str],
-    mask: str | Path | None = None,
+    mask: str | Path | int | None = None,
     *,
     case: str = "",
     allow_empty: bool = False,
@@ -36,7 +36,7 @@ def check_classified(
         image: the image, a picture or a volume, or one file a channel.
         label: its class's number.
         classes: the names of all.
-        mask: a label map on the image's grid, if there is one.
+        mask: a label map on the image's grid, if there is one; or 0, as in a datalist.
         case: the case's name for the message.
         allow_empty: let channels without a signal pass, but not all of a case.
 
@@ -49,7 +49,8 @@ def check_classified(
         said = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
         cause = "it has no label" if label is None else f"its label is {label!r}, which is no class's number"
         raise InputError(cause, f"Give one of {said}.", case=case, file=first)
-    return check_pair(image, mask, case=case, allow_empty=allow_empty)
+    file = None if mask == NOTHING_OUTLINED else mask
+    return check_pair(image, file, case=case, allow_empty=allow_empty)  # type: ignore[arg-type]
 
 
 def check_class_names_of(datalist: Path, classes: Sequence[str]) -> None:
@@ -68,8 +69,9 @@ def check_class_names_of(datalist: Path, classes: Sequence[str]) -> None:
     expected = {str(number): name for number, name in enumerate(classes)}
     if {str(number): str(name) for number, name in stated.items()} != expected:
         here, there = (", ".join(f"{number} {name}" for number, name in some.items()) for some in (stated, expected))
-        way_out = "Make it again with the bundle's classes in its order: --classes " + ",".join(classes)
-        raise SettingError(f"its labels are {here}, and the bundle's are {there}", f"{way_out}.", file=datalist)
+        way_out = f"Make it again with the bundle's classes in its order: --classes {','.join(classes)}; or train with"
+        way_out += " an overlay that names these classes."
+        raise SettingError(f"its labels are {here}, and the bundle's are {there}", way_out, file=datalist)
 
 
 def check_class_folds(
@@ -107,6 +109,15 @@ def leaks_of(datalist: Path) -> str | None:
     split = load_json(datalist).get("split")
     reason = split.get(LEAKS) if isinstance(split, Mapping) else None
     return str(reason) if reason else None
+
+
+def unnamed_of(datalist: Path) -> list[str]:
+    """The cases that name no subject: nobody can say whether the folds share a person of them."""
+    entries = load_json(datalist).get("training") or []
+    unnamed = [entry for entry in entries if not (isinstance(entry, Mapping) and entry.get("subject"))]
+    return [
+        str(entry.get("case") or entry.get("image")) if isinstance(entry, Mapping) else str(entry) for entry in unnamed
+    ]
 
 
 def _in_several_folds(items: Sequence[Item], datalist: Path) -> list[InputError]:

@@ -7,7 +7,7 @@ A *datalist* is a JSON file in the style of the Medical Segmentation Decathlon t
 
 Its paths are relative to the file itself, or to a *base*, where a bundle ships its datalist apart from the data. A
 *fold* is a share of the cases, whole subjects always, that is held out together. Where ``label`` is a class, a label
-map of the same image may stand beside it as ``mask``.
+map of the same image may stand beside it as ``mask``: a path, or 0 where it is known that nothing is to be outlined.
 """
 
 from __future__ import annotations
@@ -28,8 +28,13 @@ Item = dict[str, Any]
 #: The fold that stands for "train on all cases".
 ALL_CASES = -1
 
+#: A ``mask`` that is no file: 0 in every pixel, as of a slice without a tumour.
+NOTHING_OUTLINED = 0
+
 #: What :func:`fold_items` can give.
 PARTS = ("train", "validation", "all", "test")
+
+_MASK = "mask"
 
 #: Order of the keys of an entry in a written file.
 _ENTRY_KEYS = ("case", "subject", "fold", "image", "label", "mask")
@@ -121,7 +126,8 @@ def fold_items(
         fold: the fold held out, or -1.
         part: ``train``, ``validation``, ``all`` (the whole training section) or ``test`` (the section ``test``).
         max_cases: only the first so many of the part, in the file's order; all if None or 0.
-        needs: keys that each of these cases must have: ``mask``, for instance.
+        needs: keys that each of these cases must have: ``mask``, for instance. Where some are named and it is not
+            among them, it is left out, so that a network without a mask head gets none.
 
     Raises:
         SettingError: if the part or the fold is unknown, ``max_cases`` is negative, a case lacks a key, or the datalist
@@ -143,6 +149,8 @@ def fold_items(
         items = _side(items, fold, part, file)
     items = items[: max_cases or None]
     _require_keys(items, needs, file)
+    if needs and _MASK not in needs:
+        items = [{key: value for key, value in item.items() if key != _MASK} for item in items]
     return items
 
 
@@ -152,6 +160,8 @@ def _require_keys(items: Sequence[Item], keys: Sequence[str], file: str | Path |
         if lacking:
             cause = f"{len(lacking)} of {len(items)} cases have no {key!r}"
             way_out = "Name one for each, or train without what needs it (a mask: --set mask_head=false)."
+            if key == _MASK:
+                way_out += " Of a case without a tumour it is 0."
             raise SettingError(cause, way_out, case=lacking[0], file=file)
 
 
@@ -238,9 +248,12 @@ def _item(entry: object, base: Path, where: str, file: str | Path) -> Item:
             f"{where} needs 'label' as a path or a whole number, got {label!r:.80}", f"{_AGAIN}.", file=file
         )
     mask = entry.get("mask")
-    if mask is not None and not (isinstance(mask, str) and mask):
-        raise SettingError(f"{where} needs 'mask' as a path, got {mask!r:.80}", f"{_AGAIN}.", file=file)
-    return item if mask is None else {**item, "mask": os.path.normpath(base / mask)}
+    if isinstance(mask, str) and mask:
+        return {**item, "mask": os.path.normpath(base / mask)}
+    if mask is not None and (isinstance(mask, bool) or mask != NOTHING_OUTLINED):
+        way_out = "Give a path; 0 where nothing is to be outlined; leave it out where nobody knows."
+        raise SettingError(f"{where} needs 'mask' as a path or 0, got {mask!r:.80}", way_out, file=file)
+    return item
 
 
 def _name_cases(items: Sequence[Item], section: str, file: str | Path) -> None:

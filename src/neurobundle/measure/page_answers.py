@@ -68,7 +68,8 @@ def temperature_section(temperature: Mapping[str, Any] | None) -> str:
     table = grid("calibration before and after", ["", "ECE", "NLL, nats"], rows)
     shipped, abstention = temperature["shipped"], temperature["abstention"]
     of_folds = [
-        [fold, number(own["temperature"]), number(own["abstain_below"])] for fold, own in temperature["folds"].items()
+        [f"fold {fold}", number(own["temperature"]), number(own["abstain_below"])]
+        for fold, own in temperature["folds"].items()
     ]
     of_folds.append(["new cases", number(shipped["temperature"]), number(shipped["abstain_below"])])
     chosen = grid("temperature by fold", ["for", "temperature", "no answer below"], of_folds)

@@ -85,11 +85,16 @@ def lowers(module: nn.Module) -> bool:
     return any(max(stride) > 1 if isinstance(stride, tuple) else stride > 1 for stride in strides)
 
 
+def learning_layers(step: nn.Module) -> int:
+    """How many convolutions and linear layers a step has."""
+    return sum(isinstance(part, _LEARNING) for part in step.modules())
+
+
 def _grouped(chain: Chain) -> list[tuple[str, list[nn.Module]]]:
     groups: list[tuple[str, list[nn.Module]]] = []
     fresh = True
     for name, step in chain:
-        layers = sum(isinstance(part, _LEARNING) for part in step.modules())
+        layers = learning_layers(step)
         if not groups or layers > 1 or (layers == 1 and fresh):
             groups.append((name, [step]))
         else:

@@ -2,7 +2,8 @@
 
 A *layout* is how a file names its tensors. Known are those of torchvision and timm (ImageNet), of RadImageNet's PyTorch
 files, of MedicalNet (3D), of open_clip (CoCa), and our own, of a network with another head. The *first layer* looks at
-image channels: where a file has another number of them, its kernels are summed or repeated.
+image channels: where a file has another number of them, its kernels are summed or repeated. A *mask head* is in files
+of our own alone, and is filled as well where the network has one.
 
 Their licences are their authors'; nothing is downloaded unless a name or an address is given.
 """
@@ -72,6 +73,9 @@ NOT_BACKBONE = (
     *("text.*", "text_decoder.*", "logit_scale", "logit_bias"),
 )
 
+#: What the names of a mask head's tensors begin with, in our files and in our networks.
+MASK_HEAD = "mask_head."
+
 #: A counter that torch files before 0.4.1 lack, and that no forward pass reads.
 COUNTER = ".num_batches_tracked"
 
@@ -108,7 +112,10 @@ class Matched:
 
 
 def load_foreign(network: nn.Module, path_or_hub_name: str | Path, *, sha256: str = "") -> Matched:
-    """Fill a classifier's backbone with somebody else's weights, completely or not at all; its heads keep theirs.
+    """Fill a classifier's backbone with somebody else's weights, completely or not at all; its head keeps its own.
+
+    A mask head is filled, completely, if the file has one too: a network of ours that was trained for something else,
+    or without labels (:mod:`neurobundle.train.reconstruction`).
 
     Args:
         network: a :class:`neurobundle.networks.classifier.Classifier`, filled in place.
@@ -124,11 +131,13 @@ def load_foreign(network: nn.Module, path_or_hub_name: str | Path, *, sha256: st
         WeightsError: for a file that is missing, damaged, of another sha256, not of this backbone in every tensor, or
             with values that are NaN or infinite. The network is unchanged then.
     """
-    names = _backbone_names(network)
-    full = network.state_dict()
-    own = {bare: full[name] for bare, name in names.items()}
+    names, full = _backbone_names(network), network.state_dict()
     path = _file(network, path_or_hub_name, sha256)
-    state = _renamed(network, own, read_foreign(path))
+    theirs = read_foreign(path)
+    if any(name.startswith(MASK_HEAD) for name in theirs):
+        names |= {name: name for name in full if name.startswith(MASK_HEAD)}
+    own = {bare: full[name] for bare, name in names.items()}
+    state = _renamed(network, own, theirs)
     unused = tuple(name for name in state if name not in own)
     found = _fitted(own, state)
     _refuse(own, found, unused, path)
@@ -191,7 +200,7 @@ class ForeignWeights(WeightsLoader):
 
     Args:
         weights: as for :func:`load_foreign`; None loads nothing, so that a config can name this always.
-        network: a classifier; may be wrapped for several processes.
+        network: a classifier; may be wrapped for several processes. All of its ``backbones()``, where it has several.
         average: :class:`neurobundle.train.AveragedWeights` that begins with them.
         unless: a training state that the run goes on from: where this file is, nothing is loaded.
     """
@@ -210,7 +219,9 @@ class ForeignWeights(WeightsLoader):
         """Load, the first time."""
         if self.weights is None or self.loaded or (self.unless is not None and self.unless.exists()):
             return
-        load_foreign(self.network, self.weights)
+        branches = getattr(self.network, "backbones", None)
+        for backbone in [self.network] if branches is None else branches():
+            load_foreign(backbone, self.weights)
         if self.average is not None:
             self.average.begin()
         self.loaded = True
@@ -320,7 +331,8 @@ def _refuse(own: State, found: State, unused: tuple[str, ...], path: Path) -> No
         raise WeightsError(
             f"the weights are for another backbone: {len(found) - len(reshaped)} of {len(own)} tensors of it fit; "
             + "; ".join(parts),
-            "Use weights of the same backbone in the same spatial_dims, with size full and width 1.",
+            "Use weights of the same backbone in the same spatial_dims: others' are of size full and width 1, ours of "
+            "the size and width that they were trained with.",
             file=path,
         )
     for name, tensor in found.items():

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
-from monai.transforms import Compose, ResizeWithPadOrCropd
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, MapTransform, ResizeWithPadOrCropd
 
 from neurobundle.errors import SettingError
+from neurobundle.load.datalist import NOTHING_OUTLINED
 from neurobundle.prepare.intensity import Region
 from neurobundle.prepare.slices import FIELD_OF_VIEW_MM, slice_preprocessing
+
+
+class LoadMasksd(MapTransform):
+    """Loads masks; one that is 0, and no path, becomes zeros on the grid of its image.
+
+    Args:
+        keys: of the masks.
+        like: of the image, which is loaded already.
+        load: what loads the others, for these keys.
+    """
+
+    def __init__(self, keys: KeysCollection, like: Hashable, load: LoadImaged) -> None:
+        super().__init__(keys)
+        self.like, self.load = like, load
+        load.allow_missing_keys = True  # what is 0 is taken away before; a key that is not there fails here
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The masks of one case, ``(1, i, j, k)``."""
+        empty = [key for key in self.keys if data[key] == NOTHING_OUTLINED]
+        result = self.load({key: value for key, value in data.items() if key not in empty})
+        image: MetaTensor = data[self.like]
+        return {
+            **result,
+            **{key: MetaTensor(torch.zeros_like(image.as_tensor()[:1])).copy_meta_from(image) for key in empty},
+        }
 
 
 def classification_preprocessing(
@@ -26,7 +56,7 @@ def classification_preprocessing(
 
     Args:
         image_keys: keys of the images; each is a file, or a list of files that become channels.
-        mask_keys: keys of masks of the same grid.
+        mask_keys: keys of masks of the same grid; of a case without a tumour the mask may be 0, and no file.
         spacing_mm: edge of a pixel.
         size: of the square, in pixels; a smaller slice is continued by its border.
         lower: percentile to clip at from below.
@@ -47,4 +77,10 @@ def classification_preprocessing(
     before = slice_preprocessing(image_keys, mask_keys, spacing_mm, lower, upper, allow_empty, region, field_of_view_mm)
     keys = [*image_keys, *mask_keys]
     square = ResizeWithPadOrCropd(keys, spatial_size=(size, size, -1), mode="edge")
-    return Compose([*before.transforms, square])
+    steps = [
+        LoadMasksd(step.keys, image_keys[0], step)
+        if isinstance(step, LoadImaged) and set(step.keys) == set(mask_keys)
+        else step
+        for step in before.transforms
+    ]
+    return Compose([*steps, square])

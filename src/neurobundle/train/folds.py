@@ -24,6 +24,9 @@ from neurobundle.train.grouping import group_cases
 #: The side that no fold is.
 TEST = "test"
 
+#: A description names so many groups that were merged; of more it counts them.
+MOST_NAMED = 40
+
 #: Hashes of a case's content: of each image, and of its label if that is not empty.
 Content = tuple[str, ...]
 
@@ -215,7 +218,10 @@ def describe(split: Split, dropped: int = 0) -> str:
         held = len({split.groups[case] for case in split.test})
         said.append(f"{len(split.test)} cases in {held} groups held out as test set.")
     if split.merged:
-        said.append(f"Merged because of shared content or subject: {'; '.join(' + '.join(m) for m in split.merged)}.")
+        number = sum(map(len, split.merged))
+        which = "; ".join(" + ".join(union) for union in split.merged)
+        many = f"{number} groups became {len(split.merged)}, the largest of {max(map(len, split.merged))}"
+        said.append(f"Merged because of shared content or subject: {which if number <= MOST_NAMED else many}.")
     said.append("No group and no file content stands on two sides.")
     if dropped:
         said.append(f"{dropped} left out, each named above.")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from neurobundle.errors import SettingError, closest
+from neurobundle.errors import InputError, SettingError, closest
 from neurobundle.load.pairs import Pair
 
 RULES = ("subject", "case", "blocks:N", "regex:PATTERN", "column:NAME")
@@ -114,13 +114,40 @@ def _from_table(pairs: Sequence[Pair], column: str, file: str | Path | None) -> 
     key, groups = _read_table(Path(file), column)
     result = {}
     for pair in pairs:
-        name = (pair.subject or "") if key == PERSON_COLUMN else pair.case
-        group = groups.get(name, "")
-        if group in _NOTHING:
-            cause = f"the table has no {column!r} for {name or 'it'!r}"
-            raise SettingError(cause, "Add a row for it.", case=pair.case, file=file)
-        result[pair.case] = group
+        name = _name_in(key, pair)
+        if groups.get(name, "") in _NOTHING:
+            raise SettingError(*_not_there(column, name), case=pair.case, file=file)
+        result[pair.case] = groups[name]
     return result
+
+
+def not_in_table(pairs: Sequence[Pair], group_by: str, subjects_file: str | Path | None) -> list[InputError]:
+    """The cases that a table of ``column:NAME`` says nothing of; none for any other rule.
+
+    Args:
+        pairs: the cases.
+        group_by: a rule, see the top of this module.
+        subjects_file: the table.
+
+    Raises:
+        SettingError: if the table cannot be read, or lacks the column.
+    """
+    rule, _, column = group_by.partition(":")
+    if rule != "column" or not column or subjects_file is None:
+        return []
+    key, groups = _read_table(Path(subjects_file), column)
+    names = {pair.case: _name_in(key, pair) for pair in pairs}
+    missing = [(case, name) for case, name in names.items() if groups.get(name, "") in _NOTHING]
+    return [InputError(*_not_there(column, name), case=case, file=subjects_file) for case, name in missing]
+
+
+def _name_in(key: str, pair: Pair) -> str:
+    """What a table calls a case, by its key column."""
+    return (pair.subject or "") if key == PERSON_COLUMN else pair.case
+
+
+def _not_there(column: str, name: str) -> tuple[str, str]:
+    return f"the table has no {column!r} for {name or 'it'!r}", "Add a row for it."
 
 
 def _read_table(file: Path, column: str) -> tuple[str, dict[str, str]]:
