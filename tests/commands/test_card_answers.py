@@ -68,7 +68,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamesp
         settings = {**SETTINGS, "device": "cpu"}
         run = CrossValidation(str(bundle), data, folder / "out", dataset_dir=data.parent, settings=settings, final=True)
         run()
-        run.publish(folds=False)
+        run.publish(folds=0)
         yield SimpleNamespace(bundle=bundle, out=folder / "out", run=run)
 
 
@@ -162,7 +162,7 @@ def test_a_map_is_that_of_its_own_fold(published: SimpleNamespace, monkeypatch: 
 
 def test_publishing_again_changes_nothing(published: SimpleNamespace) -> None:
     before = contents(published.bundle)
-    published.run.publish(folds=False)
+    published.run.publish(folds=0)
     assert contents(published.bundle) == before
 
 

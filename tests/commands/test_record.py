@@ -127,11 +127,14 @@ def test_publishing_a_crossvalidation_writes_its_record(
         assert set(record.weights) == {"fold0.pt", "fold1.pt", "model.pt"}
         assert record.steps[0].words[-4:] == ("--config", "cpu", "--set", "epochs=3")
         assert record.notes == ()
+        run.publish(folds=1)
+        assert set(read_record(copy).weights) == {"fold0.pt", "model.pt"}
+        assert "those of fold 0 alone are in the repository" in read_record(copy).notes[0]
         # Without the folds' weights those of an earlier time go, too: the scores are not theirs.
-        run.publish(folds=False)
+        run.publish(folds=0)
         assert set(read_record(copy).weights) == {"model.pt"}
         assert [path.name for path in (copy / "models").glob("*.pt")] == ["model.pt"]
-        assert "are not in the repository" in read_record(copy).notes[0]
+        assert "none are in the repository" in read_record(copy).notes[0]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from neurobundle.errors import SettingError
-from neurobundle.infer.attention import ClassActivation, has_features, last_features
+from neurobundle.infer.attention import ClassActivation, Place, has_features, last_features, places_of
 
 
 def bright_against_dark() -> nn.Sequential:
@@ -67,6 +67,51 @@ def test_gradients_begin_at_the_layer_and_the_network_stays_as_it_was() -> None:
     wanted = [parameter.requires_grad for parameter in network.parameters()]
     heat = ClassActivation(network.eval())(image(), 0)
     assert heat.argmax() == image()[0].argmax()
-    assert asked == [False]
+    assert asked == [False, False], "for the map, and for where the features lie"
     assert [parameter.requires_grad for parameter in network.parameters()] == wanted
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def every_second(kernel: int, padding: int) -> nn.Conv2d:
+    """The value in the middle of the kernel, of every second pixel."""
+    layer = nn.Conv2d(1, 1, kernel, stride=2, padding=padding, bias=False)
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        layer.weight[0, 0, kernel // 2, kernel // 2] = 1
+    return layer
+
+
+def test_a_map_lies_where_its_features_look() -> None:
+    """Four layers of stride 2 that pad by half their kernel: feature 2 looks at pixel 32, and feature 1 at 16."""
+    features = nn.Sequential(every_second(7, 3), every_second(3, 1), every_second(1, 0), every_second(3, 1))
+    head = nn.Linear(1, 2, bias=False)
+    nn.init.ones_(head.weight)
+    network = nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head).eval()
+    network.cam_layer = "0"  # type: ignore[assignment]
+    picture = torch.zeros(1, 64, 48)
+    picture[0, 32, 16] = 5
+    assert places_of(network, features, picture[None]) == [Place(0.0, 16.0)] * 2
+    heat = ClassActivation(network)(picture, 1)
+    assert heat.shape == (64, 48)
+    assert divmod(int(heat.argmax()), 48) == (32, 16)
+    assert heat[24, 16] == heat[40, 16] == heat[32, 8] == heat[32, 24] == 0.5, "half-way to the next feature"
+    assert heat[16, 16] == heat[48, 16] == 0
+
+
+def test_poolings_without_padding_look_at_the_middle() -> None:
+    """Two poolings of 2 x 2: feature 0 is the mean of pixels 0 to 3, whose middle is 1.5."""
+    pooled = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.AvgPool2d(2), nn.MaxPool2d(2))
+    assert places_of(pooled, pooled, torch.zeros(1, 1, 16, 8)) == [Place(1.5, 4.0)] * 2
+
+
+def test_side_branches_count_once() -> None:
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Conv2d(1, 1, 3, stride=2, padding=1), nn.Conv2d(1, 1, 1, stride=2)
+
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return self.left(image) + self.right(image)
+
+    network = Branches()
+    assert places_of(network, network, torch.zeros(1, 1, 8, 8)) == [Place(0.0, 2.0)] * 2

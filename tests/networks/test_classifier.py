@@ -79,7 +79,7 @@ def test_the_finding_of_levels_leaves_no_trace() -> None:
 
 def test_levels_are_the_last_features_before_the_next_halving() -> None:
     steps = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 5, 3), nn.Conv2d(5, 7, 3, 2)]
-    assert levels_of(steps, 1, 2) == ([1, 3, 4], [2, 5, 7])
+    assert levels_of(steps, 1, 2) == ([1, 3, 4], [2, 5, 7], [128, 62, 30])
 
 
 def test_a_mask_head_is_light() -> None:

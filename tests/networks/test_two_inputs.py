@@ -242,7 +242,7 @@ def test_somebody_elses_weights_fill_both_branches(tmp_path: Path) -> None:
 
 def test_a_class_activation_map_is_of_the_whole_slice() -> None:
     network = tiny().eval()
-    assert network.cam_layer == "whole.trunk.layer4"
+    assert network.cam_layer == "whole.trunk.layer3"
     assert has_features(network)
     heat = ClassActivation(network)(image(1)[0], 1)
     assert heat.shape == (40, 40)

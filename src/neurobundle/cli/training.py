@@ -9,6 +9,9 @@ from typing import Any
 from neurobundle.cli.console import command, config_options, engine_options, progress, say, settings_of, whole_numbers
 from neurobundle.errors import ExitCode, SettingError, exit_code
 
+#: How many folds' weights `crossval --publish` copies; None: all.
+_PUBLISHED = {"all": None, "first": 1, "final": 0}
+
 
 def add_split(commands: Any) -> None:
     """``neurobundle split``."""
@@ -263,8 +266,9 @@ def add_crossval(commands: Any) -> None:
         "--publish",
         nargs="?",
         const="all",
-        choices=("all", "final"),
-        help="copy weights and results into the bundle's folder; final: not the weights of the folds (all)",
+        choices=tuple(_PUBLISHED),
+        help="copy weights and results into the bundle's folder; of the folds' weights all, the first one's, or none: "
+        "final (all)",
     )
     engine_options(sub)
 
@@ -289,7 +293,7 @@ def _crossval(options: argparse.Namespace) -> int:
         run.require_own_classes()
     run(jobs=options.jobs, progress=progress)
     if options.publish:
-        run.publish(folds=options.publish == "all")
+        run.publish(folds=_PUBLISHED[options.publish])
     say(as_text(options.output))
     return int(ExitCode.OK)
 

@@ -41,11 +41,6 @@ logger = logging.getLogger(__name__)
 #: The fold of a training on all cases.
 ALL = -1
 
-#: What a record says where a repository has no room for the folds' weights.
-WITHOUT_FOLDS = (
-    "the weights of the folds, which were scored, are not in the repository, for their size; the steps make them again"
-)
-
 
 class CrossValidation:
     """Trains, predicts and scores all folds of a datalist.
@@ -211,25 +206,25 @@ class CrossValidation:
                 file=self.bundle_dir,
             )
 
-    def publish(self, folds: bool = True) -> None:
+    def publish(self, folds: int | None = None) -> None:
         """Copy weights and results into the bundle's folder, and write them into its card and its record.
 
         Of classes a few answers, right and wrong ones, are drawn with their class activation maps first.
 
         Args:
-            folds: also the weights of the folds; without, those of earlier folds are taken away, since the published
-                scores are not theirs.
+            folds: how many folds' weights are copied, from the first on, so that their scores can be checked; all if
+                None. Others that lie there are taken away: the published scores are not theirs.
 
         Raises:
             SettingError: if the card has no place for the tables, or the classes are not the bundle's.
         """
         self.require_own_classes()
-        models = self.bundle_dir / "models"
+        models, kept = self.bundle_dir / "models", self.folds[:folds]
         if self.classes is not None:
             draw_activations(self.output, read_answers(self.output / TABLE), self._items(), self.evaluation_plan)
         for fold in self.trainings:
             target = models / ("model.pt" if fold == ALL else f"fold{fold}.pt")
-            if fold != ALL and not folds:
+            if fold != ALL and fold not in kept:
                 remove(models, target.name)
                 continue
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
@@ -240,7 +235,7 @@ class CrossValidation:
         publish_results(self.bundle_dir, self.output)
         own, pictures = self.bundle_dir / DATALIST, self.bundle_dir / "docs" / "pictures"
         if own.is_file() and sha256_of(own) == sha256_of(self.data):
-            notes = () if folds else (WITHOUT_FOLDS,)
+            notes = _left_out(kept, self.folds)
             record_crossval(self.bundle_dir, self.output, self.overlays, self.settings, self.jobs, notes)
         else:
             logger.warning("WARNING no record was written: the datalist is not the bundle's own, %s", own)
@@ -261,3 +256,14 @@ class CrossValidation:
     def _items(self) -> dict[str, Item]:
         """The datalist's entries by case."""
         return {str(item["case"]): item for item in read_datalist(self.data, base_dir=self.dataset_dir)}
+
+
+def _left_out(kept: Sequence[int], folds: Sequence[int]) -> list[str]:
+    """What a record says where a repository has no room for all folds' weights."""
+    if len(kept) == len(folds):
+        return []
+    which = f"those of fold {', '.join(map(str, kept))} alone" if kept else "none"
+    return [
+        f"of the folds' weights, which were scored, {which} are in the repository, for their size; the steps make them "
+        "again"
+    ]

@@ -2,18 +2,37 @@
 
 A *class activation map* is large where features spoke for a class: Grad-CAM++ (Chattopadhay et al. 2018), by MONAI. It
 shows where a network looked, coarsely, and not why; a map on the tumour does not make an answer right.
+
+Feature n along an axis sees the image around the pixel *start + n x step*. A convolution of stride 2 that pads
+by half its kernel looks at every second pixel from the first one on, not at the middle of every two: to stretch the map
+over the image, as is usual, would move it by half a step, which is 8 pixels of 144 for a ResNet. Source of
+the arithmetic: Araujo et al. 2019, computing receptive fields (10.23915/distill.00021).
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from monai.visualize import GradCAMpp
 from torch import nn
 
 from neurobundle.errors import SettingError
+
+#: What changes the size of feature maps.
+_SLIDING = (
+    *(nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+)
+
+
+class Place(NamedTuple):
+    """Where features lie along an axis of the image, in pixels: the first one, and from one to the next."""
+
+    start: float
+    step: float
 
 
 def has_features(network: nn.Module) -> bool:
@@ -61,7 +80,11 @@ class ClassActivation:
         network.get_submodule(name).register_forward_pre_hook(_begin_gradients)
         self._network = network
         # MONAI's own postprocessing maps the largest to 0 and the smallest to 1, for its colours.
-        self._cam = GradCAMpp(nn_module=network, target_layers=name, postprocessing=_as_it_is)
+        self._cam = GradCAMpp(
+            nn_module=network, target_layers=name, upsampler=lambda _: _as_it_is, postprocessing=_as_it_is
+        )
+        self._layer = network.get_submodule(name)
+        self._places: dict[torch.Size, list[Place]] = {}
 
     def __call__(self, image: torch.Tensor, answer: int) -> torch.Tensor:
         """The map of one slice.
@@ -71,12 +94,73 @@ class ClassActivation:
             answer: the class's number.
 
         Returns:
-            ``(column, row)`` in [0, 1]; 0 throughout where nothing spoke for the class.
+            ``(column, row)``, from 0 where the least spoke for the class to 1 where the most did; 0 throughout where
+            nothing spoke for it, or everything alike.
         """
         with torch.enable_grad(), _fixed(self._network):
-            heat = torch.as_tensor(self._cam(x=image[None].detach(), class_idx=answer))[0, 0].detach().clamp_min(0)
+            coarse = torch.as_tensor(self._cam(x=image[None].detach(), class_idx=answer))[0, 0].detach().clamp_min(0)
+        if image.shape not in self._places:
+            self._places[image.shape] = places_of(self._network, self._layer, image[None])
+        heat = coarse
+        for axis, place in enumerate(self._places[image.shape]):
+            heat = _spread(heat, axis, image.shape[axis + 1], place)
+        heat = heat - heat.min()
         largest = heat.max()
         return heat / largest if largest > 0 else heat
+
+
+@torch.no_grad()
+def places_of(network: nn.Module, layer: nn.Module, image: torch.Tensor) -> list[Place]:
+    """Where the features of a layer lie in an image, for each axis.
+
+    Each change of size on the way to the layer counts once: side branches make the same ones.
+
+    Args:
+        network: is called once.
+        layer: one of its modules.
+        image: ``(batch, channel, *spatial)``.
+    """
+    steps: dict[tuple[torch.Size, torch.Size], nn.Module] = {}
+    reached: list[nn.Module] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        sizes = (inputs[0].shape[2:], output.shape[2:])
+        if not reached and sizes[0] != sizes[1]:
+            steps.setdefault(sizes, module)
+
+    hooks = [part.register_forward_hook(note) for part in network.modules() if isinstance(part, _SLIDING)]
+    hooks.append(layer.register_forward_hook(lambda module, *_: reached.append(module)))
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    places = []
+    for axis in range(image.ndim - 2):
+        start, step = 0.0, 1.0
+        for module in steps.values():
+            kernel, stride, dilation = (_along(module, name, axis) for name in ("kernel_size", "stride", "dilation"))
+            half = dilation * (kernel - 1) / 2
+            padding = half if isinstance(getattr(module, "padding", 0), str) else _along(module, "padding", axis)
+            start, step = start + (half - padding) * step, step * stride
+        places.append(Place(start, step))
+    return places
+
+
+def _along(module: nn.Module, name: str, axis: int) -> float:
+    """A number of a convolution or a pooling, which may be one for all axes; poolings by the mean do not dilate."""
+    value = getattr(module, name, {"dilation": 1}.get(name, 0))
+    return float(value[axis] if isinstance(value, tuple | list) else value)
+
+
+def _spread(values: torch.Tensor, axis: int, size: int, place: Place) -> torch.Tensor:
+    """Values of features as those of pixels: linear between features, constant beyond the outermost."""
+    last = values.shape[axis] - 1
+    wanted = ((torch.arange(size, device=values.device) - place.start) / place.step).clamp(0, last)
+    lower = wanted.floor().long()
+    share = (wanted - lower).reshape([-1 if n == axis else 1 for n in range(values.ndim)]).to(values.dtype)
+    upper = values.index_select(axis, (lower + 1).clamp_max(last))
+    return values.index_select(axis, lower) * (1 - share) + upper * share
 
 
 @contextlib.contextmanager

@@ -17,9 +17,13 @@ from neurobundle.errors import SettingError
 from neurobundle.networks.backbones import BACKBONES, Parts, build
 from neurobundle.networks.blocks import Block, Chain, blocks_of, steps_of
 from neurobundle.networks.imported import load_foreign
-from neurobundle.networks.mask_head import MaskHead, levels_of
+from neurobundle.networks.mask_head import PROBE, MaskHead, levels_of
 
 __all__ = ["BACKBONES", "Block", "Classifier", "blocks_of", "classifier"]
+
+#: Class activation maps are of the last maps that have a pixel for this many of the image, a side. The last of all have
+#: one for 32, which are five a side of a slice of 144, and each of them sees nearly the whole slice.
+CAM_STRIDE = 16
 
 
 class Classifier(nn.Module):
@@ -45,9 +49,11 @@ class Classifier(nn.Module):
         self.backbone, self.spatial_dims = backbone, spatial_dims
         self.cam_layer = ""
         self.trunk, self.neck = parts.trunk, parts.neck
-        if parts.maps:
+        ends, channels, sizes = _levels(parts, in_channels, spatial_dims)
+        if ends:
             # Whose maps a class activation map weighs: hooks need an output that nothing writes over.
-            name, last = list(steps_of(self.trunk))[-1]
+            fine = [end for end, size in zip(ends, sizes, strict=True) if size * CAM_STRIDE >= PROBE[spatial_dims]]
+            name, last = list(steps_of(self.trunk))[(fine or ends)[-1]]
             self.cam_layer = f"trunk.{name}"
             if isinstance(last, nn.ReLU):
                 last.inplace = False
@@ -56,15 +62,12 @@ class Classifier(nn.Module):
         self.mask_head: MaskHead | None = None
         self.levels: tuple[int, ...] = ()
         if mask:
-            if not parts.maps:
+            if not ends:
                 raise SettingError(
                     f"{backbone} has no feature maps for a mask head", "All backbones but coca have them."
                 )
-            steps = [step for _, step in steps_of(self.trunk.eval())]
-            ends, channels = levels_of(steps, in_channels, spatial_dims)
             self.levels = tuple(ends)
             self.mask_head = MaskHead(channels[::-1], spatial_dims)
-            self.train()
 
     def forward(self, image: torch.Tensor, mask: bool = False) -> torch.Tensor:
         """From ``(batch, in_channels, *spatial)`` to logits ``(batch, classes)``.
@@ -110,6 +113,16 @@ class Classifier(nn.Module):
     def heads(self) -> list[nn.Module]:
         """The head, and the mask head if there is one."""
         return [self.head] if self.mask_head is None else [self.head, self.mask_head]
+
+
+def _levels(parts: Parts, in_channels: int, spatial_dims: int) -> tuple[list[int], list[int], list[int]]:
+    """Of each level the step that ends it, its channels and its side in an image of zeros; none without maps."""
+    if not parts.maps:
+        return [], [], []
+    training = parts.trunk.training
+    found = levels_of([step for _, step in steps_of(parts.trunk.eval())], in_channels, spatial_dims)
+    parts.trunk.train(training)
+    return found
 
 
 def classifier(

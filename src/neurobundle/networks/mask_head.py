@@ -63,8 +63,10 @@ class MaskHead(nn.Module):
 
 
 @torch.no_grad()
-def levels_of(steps: Sequence[nn.Module], in_channels: int, spatial_dims: int) -> tuple[list[int], list[int]]:
-    """Which steps end a level, and how many channels they give, found by sending zeros through.
+def levels_of(
+    steps: Sequence[nn.Module], in_channels: int, spatial_dims: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Which steps end a level, how many channels they give and how many pixels a side, found by sending zeros through.
 
     Args:
         steps: of the trunk, in eval mode.
@@ -83,4 +85,4 @@ def levels_of(steps: Sequence[nn.Module], in_channels: int, spatial_dims: int) -
             ends.append(n - 1)
             start = size
     ends.append(len(sizes) - 1)
-    return ends, [channels[n] for n in ends]
+    return ends, [channels[n] for n in ends], [sizes[n] for n in ends]
