@@ -198,7 +198,7 @@ def two_inputs(
 
     >>> network = two_inputs("resnet18", in_channels=1, classes=3, width=0.5)
     >>> round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1)
-    5.6
+    5.7
     """
     if not mask:
         raise SettingError("the crop is found by the mask head, and mask is false", "Set mask_head to true.")
