@@ -1,0 +1,75 @@
+"""What the card of the tumour types says, held against its results and its weights."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from neurobundle.cli import main
+
+from ..conftest import ROOT
+
+BUNDLE = ROOT / "bundles" / "tumor_type_classification"
+RESULTS = BUNDLE / "docs" / "results"
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (RESULTS / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def accuracy(table: list[dict[str, str]]) -> float:
+    """Counted from the names: what failed is wrong."""
+    return float(np.mean([row["prediction"] == row["truth"] for row in table]))
+
+
+def test_the_floor_is_reached_out_of_fold() -> None:
+    assert len(rows("per_case.csv")) == 2226
+    assert accuracy(rows("per_case.csv")) >= 0.88
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="one network a fold gives .915: docs/training-queue.md, job 4"
+)
+def test_the_goal_is_reached_by_slices() -> None:
+    assert accuracy(rows("per_case.csv")) >= 0.92
+
+
+def test_the_goal_is_reached_by_persons() -> None:
+    table = rows("per_subject.csv")
+    assert len(table) == 164
+    assert accuracy(table) >= 0.92
+
+
+def test_the_goal_of_calibration_is_reached() -> None:
+    temperature = json.loads((RESULTS / "summary.json").read_text())["temperature"]
+    assert temperature["before"]["ece"]["mean"] <= 0.03
+    assert temperature["after"]["ece"]["mean"] <= 0.03
+
+
+def test_the_folds_weights_give_the_published_answers(real_data: Path, tmp_path: Path) -> None:
+    """Some slices of fold 0, by the weights that did not see them, at the temperature of the other folds."""
+    items = json.loads((BUNDLE / "configs" / "datalist.json").read_text())["training"]
+    cases = [item for item in items if item["fold"] == 0][::40]
+    (tmp_path / "in").mkdir()
+    for item in cases:
+        shutil.copy(real_data / "ce_mri" / item["image"], tmp_path / "in")
+    summary = json.loads((RESULTS / "summary.json").read_text())
+    calibration = tmp_path / "calibration.json"
+    temperature = summary["temperature"]["folds"]["0"]["temperature"]
+    calibration.write_text(json.dumps({"temperature": temperature, "abstain_below": 0.0, "chosen_on": "", "n": 1}))
+    words = ["run", BUNDLE.name, "-i", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--no-pictures"]
+    assert main([*words, "--device", "cpu", "--set", "fold=0", f"calibration={calibration}"]) == 0
+    published = {row["case"]: row for row in rows("per_case.csv")}
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        found = {row["case"]: row for row in csv.DictReader(file)}
+    assert set(found) == {item["case"] for item in cases}
+    for case, row in found.items():
+        assert row["prediction"] == published[case]["prediction"]
+        for name in summary["classes"]:
+            assert float(row[f"p_{name}"]) == pytest.approx(float(published[case][f"p_{name}"]), abs=0.002)
