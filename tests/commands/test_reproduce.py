@@ -52,6 +52,17 @@ def test_few_cases_of_each_of_two_folds() -> None:
     assert [item["case"] for item in few_cases({"training": items})["training"]] == ["0", "3", "1", "4"]
 
 
+def test_few_cases_of_each_class() -> None:
+    """Fold 0 begins with three of class 1: a fold of one class only would be refused."""
+    labels = {0: [1, 1, 1, 0, 0, 0], 1: [0, 1, 1]}
+    items = [
+        {"case": f"{fold}{n}", "fold": fold, "label": c} for fold, own in labels.items() for n, c in enumerate(own)
+    ]
+    few = few_cases({"labels": {"0": "a", "1": "b"}, "training": items})
+    assert [item["case"] for item in few["training"]] == ["00", "01", "03", "04", "10", "11", "12"]
+    assert few["labels"] == {"0": "a", "1": "b"}, "which class is which"
+
+
 def copy_of_summary(path: Path, better: float = 0.0) -> None:
     """The published summary, as if it had been made again; with another Dice."""
     summary = json.loads((HIPPOCAMPUS / "docs" / "results" / "summary.json").read_text())
@@ -185,3 +196,11 @@ def test_the_hippocampus_as_a_smoke_run(real_data: Path, tmp_path: Path) -> None
     report = reproduce("hippocampus_segmentation", tmp_path / "out", real_data / "hippocampus", smoke=True)
     assert report.exit_code == 0
     assert len(report.differences) == 6
+
+
+@pytest.mark.slow
+def test_classes_as_a_smoke_run(real_data: Path, tmp_path: Path) -> None:
+    """Two cases of each of three classes, of two folds."""
+    report = reproduce("tumor_type_classification", tmp_path / "out", real_data / "ce_mri", smoke=True)
+    assert report.exit_code == 0
+    assert len(load_json(tmp_path / "out" / "datalist.json")["training"]) == 12

@@ -15,6 +15,7 @@ import logging
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -222,12 +223,18 @@ def compare(summary: str, published: Scores, made: Scores) -> list[Difference]:
 
 
 def few_cases(datalist: Mapping[str, Any]) -> dict[str, Any]:
-    """A datalist with the first cases of the first folds, for a smoke run."""
+    """A datalist with the first cases of the first folds, for a smoke run; of each class, where cases have one."""
     folds = sorted({int(item["fold"]) for item in datalist["training"] if "fold" in item})[:SMOKE_FOLDS]
-    chosen = [
-        item for fold in folds for item in [i for i in datalist["training"] if i.get("fold") == fold][:SMOKE_CASES]
-    ]
-    return {"training": chosen}
+    chosen = []
+    for fold in folds:
+        taken: Counter[int | None] = Counter()
+        for item in datalist["training"]:
+            label = item.get("label")
+            kind = label if isinstance(label, int) else None  # a path is no class
+            if item.get("fold") == fold and taken[kind] < SMOKE_CASES:
+                taken[kind] += 1
+                chosen.append(item)
+    return {**({"labels": datalist["labels"]} if "labels" in datalist else {}), "training": chosen}
 
 
 def version_remarks(record: Record) -> list[str]:
