@@ -25,7 +25,6 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from skimage.feature import graycomatrix, graycoprops, hog
@@ -36,7 +35,7 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from study import number, report, table
+from study import cell, report, table
 
 from neurobundle.commands.split_classes import split_classes
 from neurobundle.errors import InputError
@@ -188,12 +187,6 @@ def main() -> None:
         "classic_learning",
         {"cases": len(items), "persons": persons, "failed": len(problems), "region": given.region, "rows": figures},
     )
-
-
-def cell(score: Any) -> str:
-    """A score and its interval."""
-    low, high = score["interval"]
-    return f"{number(score['mean'])} ({number(low)} to {number(high)})"
 
 
 if __name__ == "__main__":

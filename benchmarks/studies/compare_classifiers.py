@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from controls import BUNDLE, Scored, budget_of, cell, difference_cells, paired, parsed, scored, study_options
-from study import number, report, table
+from controls import BUNDLE, Scored, budget_of, difference_cells, paired, parsed, scored, study_options
+from study import cell, number, report, table
 
 from neurobundle.commands.evaluate import evaluate, evaluate_plan
 from neurobundle.commands.train import check_training, train_plan

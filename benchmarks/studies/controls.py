@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
-from study import number, report, table
+from study import cell, number, report, table
 
 from neurobundle.bundle.find import find_bundle
 from neurobundle.bundle.workflow import device_setting, make_plan
@@ -167,17 +167,6 @@ def paired(pairs: dict[str, tuple[Scored, Scored]]) -> dict[str, dict[str, Any]]
     for row, p in zip(found.values(), holm([row["p"] for row in found.values()]), strict=True):
         row["p_holm"] = float(p)
     return found
-
-
-def cell(score: dict[str, Any]) -> str:
-    """A score and its interval; a dash where there is none."""
-    low, high = (figure(end) for end in score["interval"])
-    return f"{figure(score['mean'])} ({low} to {high})"
-
-
-def figure(value: float | None) -> str:
-    """A number as the pages write it."""
-    return "-" if value is None or value != value else number(value)
 
 
 def difference_cells(row: dict[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from study import number, report, table
+from study import cell, number, report, table
 from torch import nn
 
 from neurobundle.bundle.workflow import Plan, device_setting
@@ -384,14 +384,6 @@ def main() -> None:
     counts = {name: summaries[MEAN][f"n_{key}"] for name, key in (("persons", "cases"), ("failed", "failed"))}
     scores = {FOLDERS[name]: {score: summaries[name][score] for score in SCORES} for name in FOLDERS}
     report("persons", {**counts, "rows": scores, "difference": row})
-
-
-def cell(score: Mapping[str, Any]) -> str:
-    """A score and its interval; a dash for what is not known."""
-    if score["mean"] is None:
-        return "-"
-    low, high = score["interval"]
-    return number(score["mean"]) + ("" if low is None else f" ({number(low)} to {number(high)})")
 
 
 if __name__ == "__main__":

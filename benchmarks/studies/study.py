@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,17 @@ def number(value: float, digits: int = 3) -> str:
     if float(text) == 0:
         return "0"
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def figure(value: float | None) -> str:
+    """A number as the pages write it; a dash for what is not known."""
+    return "-" if value is None or value != value else number(value)
+
+
+def cell(score: Mapping[str, Any]) -> str:
+    """A score's ``mean`` and ``interval``; the interval alone is left out where it is not known."""
+    low, high = (figure(end) for end in score["interval"])
+    return figure(score["mean"]) + ("" if "-" in (low, high) else f" ({low} to {high})")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
