@@ -113,7 +113,8 @@ class ClassActivation:
 def places_of(network: nn.Module, layer: nn.Module, image: torch.Tensor) -> list[Place]:
     """Where the features of a layer lie in an image, for each axis.
 
-    Each change of size on the way to the layer counts once: side branches make the same ones.
+    Each change of size on the way to the layer counts once: side branches make the same ones. What is padded by a step
+    of its own, before a convolution that pads nothing, is not known here, and moves the map by that.
 
     Args:
         network: is called once.
