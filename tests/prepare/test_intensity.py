@@ -8,10 +8,10 @@ from monai.data import MetaTensor
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.prepare import NormalizeForegroundd
+from neurobundle.prepare.channels import foreground
 from neurobundle.prepare.intensity import (
     NormalizeIntensityd,
     clip_percentiles,
-    foreground,
     normalize,
     percentiles,
     z_score,

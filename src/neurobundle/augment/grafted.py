@@ -24,7 +24,7 @@ from neurobundle.augment.online import NO_FOLD
 from neurobundle.augment.tissues import INDEX, SEQUENCES, Contrast, check_sequences, draw_contrasts
 from neurobundle.errors import InputError, SettingError, ours_in
 from neurobundle.load.datalist import read_datalist
-from neurobundle.prepare.intensity import file_of
+from neurobundle.prepare.channels import file_of
 from neurobundle.prepare.pipeline import mri_preprocessing
 
 #: How much of the enhancement that relaxation times say is shown, at least and at most; and how patchy a tumour is, at

@@ -30,7 +30,7 @@ from neurobundle.augment.deform import check_grid
 from neurobundle.augment.online import NO_FOLD
 from neurobundle.errors import InputError, SettingError
 from neurobundle.load.datalist import fold_items
-from neurobundle.prepare.intensity import file_of
+from neurobundle.prepare.channels import file_of
 from neurobundle.prepare.label_regions import UNKNOWN
 from neurobundle.prepare.slices import DISPLAY, slice_preprocessing
 

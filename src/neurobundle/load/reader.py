@@ -105,7 +105,7 @@ class Reader(ImageReader):
         first = scans[0]
         for path, scan in zip(img.paths[1:], scans[1:], strict=True):
             require_same_grid(path, scan.data.shape, scan.affine, img.paths[0], first.data.shape, first.affine)
-        data = first.data if len(scans) == 1 else np.stack([scan.data for scan in scans])
+        data = first.data if len(scans) == 1 else _stacked([scan.data for scan in scans])
         return data, self._metadata(scans)
 
     def _metadata(self, scans: Sequence[Scan]) -> dict[str, Any]:
@@ -127,3 +127,15 @@ class Reader(ImageReader):
             "units": first.units,
             "warnings": "; ".join(dict.fromkeys(warning for scan in scans for warning in scan.warnings)),
         }
+
+
+def _stacked(volumes: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """``numpy.stack`` of volumes ``(i, j, ...)``, contiguous.
+
+    NIfTI stores the first axis fastest and MONAI wants it slowest; plane by plane that takes half the time.
+    """
+    stack = np.empty((len(volumes), *volumes[0].shape), np.result_type(*volumes))
+    for channel, volume in zip(stack, volumes, strict=True):
+        for j in range(volume.shape[1]):
+            channel[:, j] = volume[:, j]
+    return stack

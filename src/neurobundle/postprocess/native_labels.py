@@ -7,7 +7,7 @@ where linear interpolation gives a value: up to half a voxel beyond its outermos
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import TraceKeys
-from scipy import ndimage
 
 from neurobundle import geometry
 from neurobundle.errors import InputError
+from neurobundle.postprocess.regions import region_labels, require_regions
 from neurobundle.prepare.grid import Grid
 from neurobundle.prepare.space import sample
 
@@ -56,22 +56,43 @@ class LogitsToNativeLabelsd(_OnNativeGrid):
 
     As MONAI's ``Invertd`` followed by ``AsDiscreted(argmax=True)``: each class is interpolated linearly, and the
     largest wins. Here one class is sampled at a time, each only where it may be the largest, so that 33 classes at
-    1 mm take the memory of a few.
+    1 mm take the memory of a few. With ``labels`` channels are regions that overlap, a sigmoid each: where a region's
+    probability is above the threshold it takes its label, and a later region wins, as
+    :class:`neurobundle.postprocess.RegionsToLabelsd` has it.
 
     Args:
         keys: logits ``(class, i, j, k)``.
         orig_keys: the image that went through :class:`neurobundle.prepare.ToNetworkGridd`, and perhaps a crop.
+        labels: region -> the label of a voxel that lies in it and in no later one, in the order of the channels; none
+            for classes.
+        threshold: a probability; of regions alone.
         allow_missing_keys: as in MONAI.
 
     Raises:
         InputError: if the image did not go through it, or there are more classes than uint8 can name.
+        SettingError: for other regions than channels, or labels that are none.
     """
 
     #: Says to whoever estimates memory that the native grid's logits are never there all at once.
     class_by_class = True
 
+    def __init__(
+        self,
+        keys: KeysCollection,
+        orig_keys: str,
+        labels: Mapping[str, int] | None = None,
+        threshold: float = 0.5,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, orig_keys, allow_missing_keys)
+        self.labels = None if labels is None else region_labels(labels, threshold)
+        self.threshold = threshold
+
     def made(self, logits: torch.Tensor, network: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
         """The label map of one case."""
+        if self.labels is not None:
+            require_regions(len(logits), self.labels)
+            return native_regions(logits, network, native, list(self.labels.values()), self.threshold)[None]
         if len(logits) > np.iinfo(np.uint8).max + 1:
             raise InputError(f"{len(logits)} classes do not fit uint8", "Report this with the config.")
         return native_labels(logits, network, native)[None]
@@ -152,6 +173,37 @@ def native_labels(logits: torch.Tensor, affine: npt.NDArray[np.float64], native:
     return labels
 
 
+def native_regions(
+    logits: torch.Tensor,
+    affine: npt.NDArray[np.float64],
+    native: Grid,
+    labels: Sequence[int],
+    threshold: float = 0.5,
+) -> torch.Tensor:
+    """The label of each native voxel, of regions that overlap.
+
+    Args:
+        logits: ``(region, i, j, k)`` float32 on the network's grid.
+        affine: the network grid's.
+        native: the native grid; where the network's does not reach, there is no region.
+        labels: one a region; that of a later region wins.
+        threshold: the probability above which a voxel is in a region.
+
+    Returns:
+        ``native.shape``, uint8.
+    """
+    found = torch.zeros(native.shape, dtype=torch.uint8)
+    least = float(np.log(threshold / (1 - threshold)))
+    for region, label in zip(logits, labels, strict=True):
+        # Beyond the reach the difference is 0, which is not above it.
+        above = region[None] - least
+        box = _box_of((above[0] > 0).cpu().numpy())
+        box = None if box is None else _native_box(box, affine, native)
+        if box is not None:
+            found[box].masked_fill_((sample(above, affine, _part(native, box))[0] > 0).cpu(), label)
+    return found
+
+
 def native_probabilities(logits: torch.Tensor, affine: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
     """The probabilities of each native voxel.
 
@@ -175,8 +227,15 @@ def native_probabilities(logits: torch.Tensor, affine: npt.NDArray[np.float64], 
 
 def _box_of(mask: npt.NDArray[np.bool_]) -> _Box | None:
     """The smallest box that holds a mask; None if it is empty."""
-    found: list[_Box | None] = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else None
+    box: list[slice] = []
+    for axis in range(mask.ndim):
+        # What is left after an axis was cut is all that the next one needs to look at.
+        part = mask[tuple(box)]
+        along = np.flatnonzero(part.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
+        if not len(along):
+            return None
+        box.append(slice(int(along[0]), int(along[-1]) + 1))
+    return tuple(box)
 
 
 def _native_box(box: _Box, affine: npt.NDArray[np.float64], native: Grid) -> _Box | None:

@@ -38,25 +38,43 @@ class RegionsToLabelsd(MapTransform):
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        if not labels or not all(0 < int(value) < 256 for value in labels.values()):
-            raise SettingError(f"labels are {dict(labels)}", "Give each region a label from 1 to 255.")
-        if not 0 < threshold < 1:
-            raise SettingError(f"threshold is {threshold!r}", "Give a probability between 0 and 1.")
-        self.labels, self.threshold = {name: int(value) for name, value in labels.items()}, threshold
+        self.labels, self.threshold = region_labels(labels, threshold), threshold
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """The label map of one case."""
         result = dict(data)
         for key in self.key_iterator(result):
             given = torch.as_tensor(result[key])
-            if len(given) != len(self.labels):
-                raise SettingError(
-                    f"{key} has {len(given)} channels, and {len(self.labels)} regions have labels",
-                    "Name a label for each channel, in order.",
-                )
+            require_regions(len(given), self.labels, str(key))
             plain = given.as_tensor() if isinstance(given, MetaTensor) else given
             labels = torch.zeros((1, *plain.shape[1:]), dtype=torch.uint8, device=plain.device)
             for channel, value in zip(plain, self.labels.values(), strict=True):
                 labels[0][channel > self.threshold] = value
             result[key] = MetaTensor(labels).copy_meta_from(given) if isinstance(given, MetaTensor) else labels
         return result
+
+
+def region_labels(labels: Mapping[str, int], threshold: float) -> dict[str, int]:
+    """The labels of regions, and a threshold, checked.
+
+    Raises:
+        SettingError: for labels that uint8 cannot hold or that are background, or a threshold that is no probability.
+    """
+    if not labels or not all(0 < int(value) < 256 for value in labels.values()):
+        raise SettingError(f"labels are {dict(labels)}", "Give each region a label from 1 to 255.")
+    if not 0 < threshold < 1:
+        raise SettingError(f"threshold is {threshold!r}", "Give a probability between 0 and 1.")
+    return {name: int(value) for name, value in labels.items()}
+
+
+def require_regions(channels: int, labels: Mapping[str, int], what: str = "the prediction") -> None:
+    """Of as many channels as there are regions.
+
+    Raises:
+        SettingError: for others.
+    """
+    if channels != len(labels):
+        raise SettingError(
+            f"{what} has {channels} channels, and {len(labels)} regions have labels",
+            "Name a label for each channel, in order.",
+        )

@@ -24,7 +24,7 @@ from monai.transforms import MapTransform
 from neurobundle.errors import InputError, SettingError
 from neurobundle.files import write_atomic
 from neurobundle.prepare.bias_field import BiasField, N4Level, N4Record, N4Settings, as_float, find_bias_field, look_at
-from neurobundle.prepare.intensity import file_of
+from neurobundle.prepare.channels import file_of
 
 logger = logging.getLogger(__name__)
 

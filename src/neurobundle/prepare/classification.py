@@ -12,7 +12,7 @@ from monai.transforms import Compose, LoadImaged, MapTransform, ResizeWithPadOrC
 
 from neurobundle.errors import SettingError
 from neurobundle.load.datalist import NOTHING_OUTLINED
-from neurobundle.prepare.intensity import Region
+from neurobundle.prepare.channels import Region
 from neurobundle.prepare.slices import FIELD_OF_VIEW_MM, slice_preprocessing
 
 

@@ -13,7 +13,7 @@ import torch
 from monai.config import KeysCollection
 
 from neurobundle.errors import InputError, SettingError
-from neurobundle.prepare.intensity import ChannelTransformd, Region
+from neurobundle.prepare.channels import ChannelTransformd, Region
 
 #: The median of |x| of a normal distribution of standard deviation 1.
 MEDIAN_OF_NORMAL = 0.6745

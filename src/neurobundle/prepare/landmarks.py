@@ -23,14 +23,8 @@ from monai.config import KeysCollection
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.files import write_json
-from neurobundle.prepare.intensity import (
-    ChannelTransformd,
-    Region,
-    checked_mask,
-    checked_volume,
-    foreground,
-    percentiles,
-)
+from neurobundle.prepare.channels import ChannelTransformd, Region, checked_mask, checked_volume, foreground
+from neurobundle.prepare.intensity import percentiles
 
 #: Nyul, Udupa & Zhang's: the ends without stray voxels, and the deciles.
 PERCENTILES = (1.0, *(float(p) for p in range(10, 100, 10)), 99.0)

@@ -15,7 +15,8 @@ import torch
 from monai.transforms import Compose, EnsureTyped, LoadImaged, Transform
 
 from neurobundle.prepare.bias_correction import Method, N4BiasFieldCorrectiond
-from neurobundle.prepare.intensity import NormalizeForegroundd, Region
+from neurobundle.prepare.channels import Region
+from neurobundle.prepare.intensity import NormalizeForegroundd
 from neurobundle.prepare.space import ToNetworkGridd
 
 

@@ -22,8 +22,9 @@ from monai.transforms import Compose, EnsureTyped, Transform
 from neurobundle.errors import SettingError
 from neurobundle.geometry import voxel_sizes_mm
 from neurobundle.load.names import is_picture_name
+from neurobundle.prepare.channels import Region
 from neurobundle.prepare.grid import Grid, Range, network_grid
-from neurobundle.prepare.intensity import NormalizeForegroundd, Region
+from neurobundle.prepare.intensity import NormalizeForegroundd
 from neurobundle.prepare.pipeline import _loaders
 from neurobundle.prepare.space import ToNetworkGridd
 

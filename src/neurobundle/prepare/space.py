@@ -33,6 +33,8 @@ CROPS = ("none", "foreground", "mask")
 
 #: A place that is off a voxel's centre by less, in voxels, lies on it: what float32 headers leave of a whole number.
 ON_VOXEL = 1e-3
+#: Of so many values, a picture's, all are gathered at once: a call of torch for each line takes longer.
+_SMALL = 2**20
 #: A mask that is off its image's grid by less, in voxels, crops the same box.
 CROP_TOLERANCE = 0.1
 
@@ -149,6 +151,9 @@ def _interpolated(values: torch.Tensor, dim: int, place: npt.NDArray[np.float64]
     high = np.minimum(low + 1, values.shape[dim] - 1)
     if dim == values.ndim - 1:
         share = torch.from_numpy(weight).to(values)
+        return _taken(values, dim, low).lerp_(_taken(values, dim, high), share)
+    if values.numel() <= _SMALL:
+        share = torch.from_numpy(weight).to(values).reshape([-1 if axis == dim else 1 for axis in range(values.ndim)])
         return _taken(values, dim, low).lerp_(_taken(values, dim, high), share)
     # Plane by plane, two are read and one is written: twice as fast as gathering them all first.
     shape = list(values.shape)
