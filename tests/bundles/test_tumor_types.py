@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -50,6 +51,28 @@ def test_the_goal_of_calibration_is_reached() -> None:
     temperature = json.loads((RESULTS / "summary.json").read_text())["temperature"]
     assert temperature["before"]["ece"]["mean"] <= 0.03
     assert temperature["after"]["ece"]["mean"] <= 0.03
+
+
+def row(what: str, of: str, scores: dict[str, dict[str, Any]]) -> str:
+    """As the card writes it."""
+    cells = [scores[name] for name in ("accuracy", "macro_f1", "macro_auroc")]
+    written = [f"{cell['mean']:.3f} ({cell['interval'][0]:.3f} to {cell['interval'][1]:.3f})" for cell in cells]
+    return f"| {what} | {of} | {' | '.join(written)} |"
+
+
+def test_what_leaks_stands_beside_what_does_not() -> None:
+    """Rows of the card from the files; the first one is marked, and counted again from its answers."""
+    summary = json.loads((RESULTS / "summary.json").read_text())
+    leaking = json.loads((RESULTS / "leaking.json").read_text())
+    card = (BUNDLE / "docs" / "README.md").read_text()
+    marked = "by slice, **which leaks**: of nearly every person other slices were learned"
+    assert row(marked, "slices", leaking) in card
+    assert row("by person", "slices", summary) in card
+    assert row("by person", "persons", summary["subjects"]) in card
+    table = rows("leaking_per_case.csv")
+    assert {line["case"] for line in table} == {line["case"] for line in rows("per_case.csv")}
+    assert accuracy(table) == pytest.approx(leaking["accuracy"]["mean"], abs=1e-6)
+    assert accuracy(table) > 0.948  # Swati et al. 2019, whose split is not stated
 
 
 def test_the_folds_weights_give_the_published_answers(real_data: Path, tmp_path: Path) -> None:
