@@ -30,10 +30,10 @@ from neurobundle.files import require_writable, write_atomic, write_json
 from neurobundle.load.class_labels import leaks_of
 from neurobundle.load.datalist import Item, read_datalist
 from neurobundle.measure.classification_evaluation import read_answers
-from neurobundle.measure.out_of_fold import CALIBRATION_FILE
 from neurobundle.measure.outputs import CURVES, SUMMARY, TABLE
 from neurobundle.measure.tables import read_scores
 from neurobundle.networks.manifest import remove, sha256_of, write_entry
+from neurobundle.postprocess.calibration import CALIBRATION_FILE, publish_calibration_file
 from neurobundle.train.curves import write_curves
 
 logger = logging.getLogger(__name__)
@@ -230,8 +230,7 @@ class CrossValidation:
             write_atomic(target, (self.folder(fold) / "final.pt").read_bytes())
             write_entry(models, target.name, origin="released", parent=None)
         if self.classes is not None:
-            write_atomic(models / CALIBRATION_FILE, (self.output / CALIBRATION_FILE).read_bytes())
-            write_entry(models, CALIBRATION_FILE, origin="released", parent=None)
+            publish_calibration_file(models, json.loads((self.output / CALIBRATION_FILE).read_bytes()))
         publish_results(self.bundle_dir, self.output)
         own, pictures = self.bundle_dir / DATALIST, self.bundle_dir / "docs" / "pictures"
         if own.is_file() and sha256_of(own) == sha256_of(self.data):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,13 +45,13 @@ def evaluate_plan(
         output: gets ``per_case.csv``, ``summary.json``, ``report.html`` and ``predictions/``.
         fold: whose cases to score.
         weights: which weights. If None: the bundle's ``models/fold<K>.pt`` if the datalist has the folds that these
-            were trained with, else its ``models/model.pt``.
+            were trained with; its ``models/model.pt`` if the fold's cases are none of the bundle's own datalist.
         dataset_dir: what the datalist's paths are relative to, if not to the datalist.
         overlays: names or paths of config overlays.
         settings: values by id.
 
     Raises:
-        WeightsError: if there are no weights.
+        WeightsError: if there are no weights, or none of the bundle's that did not see the fold.
     """
     folder = find_bundle(bundle)
     chosen = weights or _default_weights(folder, data, fold)
@@ -69,11 +70,12 @@ def evaluate_plan(
     )
 
 
-def evaluate(plan: Plan) -> dict[str, bool]:
+def evaluate(plan: Plan, handlers: Sequence[Any] = ()) -> dict[str, bool]:
     """Run an evaluation; a case whose files are bad is named, counts as missed or wrong, and does not stop the others.
 
     Args:
         plan: of kind ``evaluate``.
+        handlers: further ones of the evaluator, beside those of the config.
 
     Returns:
         Whether each case passed.
@@ -90,7 +92,7 @@ def evaluate(plan: Plan) -> dict[str, bool]:
     if bad:
         plan = Plan(plan.bundle_dir, plan.kind, plan.overlays, {**settings, "validate::dataset::data": good})
     if good:
-        workflow = run_plan(plan)
+        workflow = run_plan(plan, handlers)
     else:
         workflow = plan.workflow()
         workflow.initialize()
@@ -150,9 +152,15 @@ def add_failed(evaluation: Any, item: Item, problem: str) -> None:
 
 
 def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
+    """The weights that did not see the fold; ``model.pt`` for cases that are not the bundle's own."""
     of_fold, own = bundle_dir / "models" / f"fold{fold}.pt", bundle_dir / "configs" / "datalist.json"
-    if of_fold.exists() and own.exists() and _folds(own) == _folds(data):
+    known = folds_of(own) if own.exists() else {}
+    given = folds_of(data)
+    if of_fold.exists() and known == given:
         return of_fold
+    seen = [case for case, number in given.items() if number == fold and case in known]
+    if seen:
+        raise _seen(bundle_dir, fold, len(seen), same_folds=known == given)
     logger.warning(
         "WARNING scoring models/model.pt: it may have been trained on these cases, and then the score is not out of "
         "fold. Name other weights with --weights."
@@ -160,5 +168,28 @@ def _default_weights(bundle_dir: Path, data: Path, fold: int) -> Path:
     return bundle_dir / "models" / "model.pt"
 
 
-def _folds(datalist: Path) -> dict[str, Any]:
+def _seen(bundle_dir: Path, fold: int, cases: int, *, same_folds: bool) -> WeightsError:
+    """There are no weights of the bundle that did not see a fold of its own cases."""
+    there = shipped_folds(bundle_dir / "models") if same_folds else []
+    if same_folds:
+        which = f"those of fold {', '.join(map(str, there))} are" if there else "those of no fold are"
+        cause = (
+            f"the bundle has no models/fold{fold}.pt ({which} there), and model.pt may have been trained on its cases"
+        )
+    else:
+        cause = (
+            f"{cases} cases of fold {fold} are in the bundle's own datalist, in other folds: its weights may know them"
+        )
+    others = f"Evaluate fold {' or '.join(map(str, there))}, or name" if there else "Name"
+    return WeightsError(cause, f"{others} weights that did not see them with --weights.", file=bundle_dir)
+
+
+def shipped_folds(folder: Path) -> list[int]:
+    """The numbers of the ``fold<N>.pt`` in a folder, from the smallest on."""
+    names = (re.fullmatch(r"fold(\d+)\.pt", path.name) for path in folder.glob("fold*.pt"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def folds_of(datalist: Path) -> dict[str, Any]:
+    """The fold of each case of a datalist, whether its files are there or not."""
     return {str(item["case"]): item.get("fold") for item in read_datalist(datalist, check_files=False)}

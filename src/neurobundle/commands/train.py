@@ -64,11 +64,12 @@ def train_plan(
     )
 
 
-def run_plan(plan: Plan) -> Any:
+def run_plan(plan: Plan, handlers: Sequence[Any] = ()) -> Any:
     """Run a training or evaluation plan to its end.
 
     Args:
         plan: of kind ``train`` or ``evaluate``.
+        handlers: further ones of its engine, beside those of the config.
 
     Returns:
         MONAI's workflow that ran.
@@ -83,9 +84,11 @@ def run_plan(plan: Plan) -> Any:
             file=output,
         )
     workflow.initialize()
+    engine = workflow.parser.get_parsed_content("train::trainer" if plan.kind == "train" else "validate::evaluator")
+    for handler in handlers:
+        handler.attach(engine)
     if sys.stderr.isatty():
-        engine = "train::trainer" if plan.kind == "train" else "validate::evaluator"
-        _show_progress(workflow.parser.get_parsed_content(engine))
+        _show_progress(engine)
     workflow.run()
     workflow.finalize()
     if plan.kind == "train":

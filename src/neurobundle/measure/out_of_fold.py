@@ -16,11 +16,9 @@ from neurobundle.files import write_json
 from neurobundle.measure.answers_calibration import WANTED_ACCURACY, calibrate_answers
 from neurobundle.measure.classification_evaluation import ClassificationEvaluation
 from neurobundle.measure.subjects import SUBJECT_TABLE, SubjectEvaluation, has_several, pool_subjects
+from neurobundle.postprocess.calibration import CALIBRATION_FILE
 
 logger = logging.getLogger(__name__)
-
-#: What is shipped beside the weights: the temperature, and the confidence to abstain below.
-CALIBRATION_FILE = "calibration.json"
 
 
 class OutOfFoldEvaluation(ClassificationEvaluation):

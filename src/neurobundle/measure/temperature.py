@@ -54,7 +54,9 @@ class Temperature:
         return logits / self.value
 
 
-def fit_temperature(logits: np.ndarray, reference: np.ndarray, class_axis: int = 0) -> Temperature:
+def fit_temperature(
+    logits: np.ndarray, reference: np.ndarray, class_axis: int = 0, weights: np.ndarray | None = None
+) -> Temperature:
     """Fit the temperature on samples (voxels or answers) of VALIDATION cases only.
 
     The NLL is convex in 1 / temperature, so it has one valley along the logarithm that is searched.
@@ -64,19 +66,22 @@ def fit_temperature(logits: np.ndarray, reference: np.ndarray, class_axis: int =
             the reference's own shape. Join several cases into one array first.
         reference: true classes, whole numbers 0 to C - 1 ``(...)``; 0 and 1 for a sigmoid.
         class_axis: where the classes are.
+        weights: how much each sample counts, in the reference's shape, not negative; all alike if None.
 
     Returns:
         The temperature, .05 to 20. A value at either end is warned of: the samples do not determine it.
 
     Raises:
-        InputError: if shapes or classes do not fit, a logit is not finite, or there are fewer than two samples.
+        InputError: if shapes or classes do not fit, a logit is not finite, there are fewer than two samples, or their
+            weights are none.
     """
     from scipy.optimize import minimize_scalar
 
     scores, truth = _samples(np.asarray(logits), np.asarray(reference), class_axis)
+    shares = _shares(weights, np.asarray(reference).shape)
 
     def nll(log_temperature: float) -> float:
-        return _nll(scores, truth, math.exp(log_temperature))
+        return _nll(scores, truth, math.exp(log_temperature), shares)
 
     bounds = (math.log(LOWEST), math.log(HIGHEST))
     found = minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": TOLERANCE})
@@ -116,8 +121,21 @@ def _samples(logits: np.ndarray, reference: np.ndarray, class_axis: int) -> tupl
     return scores - scores.max(axis=0), truth.astype(np.intp)
 
 
-def _nll(scores: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+def _shares(weights: np.ndarray | None, shape: tuple[int, ...]) -> np.ndarray | None:
+    """What share each sample has of the mean ``(n,)``, or an error."""
+    if weights is None:
+        return None
+    given = np.asarray(weights, dtype=float)
+    if given.shape != shape or not np.isfinite(given).all() or given.min() < 0 or not given.sum() > 0:
+        cause = f"weights of the shape {given.shape} do not fit a reference {shape}, or are not above 0 in sum"
+        raise InputError(cause, "Give each sample one weight of 0 or more.")
+    shares: np.ndarray = given.reshape(-1) / given.sum()
+    return shares
+
+
+def _nll(scores: np.ndarray, truth: np.ndarray, temperature: float, shares: np.ndarray | None) -> float:
     """Mean negative log-likelihood; the largest logit of each sample is 0, so no exponential overflows."""
     scaled = scores / temperature
     of_truth = np.take_along_axis(scaled, truth[None], axis=0)[0]
-    return float((np.log(np.exp(scaled).sum(axis=0)) - of_truth).mean(dtype=float))
+    losses = np.log(np.exp(scaled).sum(axis=0)) - of_truth
+    return float(losses.mean(dtype=float) if shares is None else losses @ shares)

@@ -7,8 +7,6 @@ largest probability, stays below ``abstain_below``, no class is named. Both were
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +17,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
-from neurobundle.errors import InputError, SettingError, WeightsError
-from neurobundle.networks.manifest import MANIFEST_NAME, read_manifest, verify
+from neurobundle.errors import InputError, SettingError
+from neurobundle.postprocess.calibration import no_calibration, read_calibration_file, require_temperature
 
 #: What is added to a key for the slices behind an answer.
 SLICES = "_slices"
@@ -29,6 +27,7 @@ SLICES = "_slices"
 LEAST_SHARE = 0.1
 
 _CALIBRATION_KEYS = {"temperature", "abstain_below", "chosen_on", "n"}
+_COMMAND = "neurobundle crossval --publish"
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,7 @@ class AnswerCalibration:
     abstain_below: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise SettingError(f"the temperature is {self.temperature!r}", "Give a number above 0; 1 changes nothing.")
+        require_temperature(self.temperature)
         if not 0 <= self.abstain_below <= 1:
             raise SettingError(f"abstain_below is {self.abstain_below!r}", "Give a probability; 0 never abstains.")
 
@@ -57,32 +55,16 @@ def read_answer_calibration(path: str | Path | None) -> AnswerCalibration:
         SettingError: for a file that is no such table, or not the one that the manifest beside it lists; it names the
             file.
     """
-    if path is None or not Path(path).exists():
+    content = read_calibration_file(path, _CALIBRATION_KEYS, _COMMAND)
+    if path is None or not content:
         return AnswerCalibration()
-    _require_as_listed(Path(path))
     try:
-        content = json.loads(Path(path).read_bytes())
-        if not isinstance(content, dict) or not set(content) <= _CALIBRATION_KEYS:
-            raise ValueError(f"it holds other things than {', '.join(sorted(_CALIBRATION_KEYS))}")
         return AnswerCalibration(float(content["temperature"]), float(content.get("abstain_below", 0.0)))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        cause = f"this is no calibration ({type(error).__name__}: {error})"
-        raise SettingError(cause, "Write it again with `neurobundle crossval --publish`.", file=path) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise no_calibration(path, error, _COMMAND) from error
     except SettingError as error:
         error.file = str(path)
         raise
-
-
-def _require_as_listed(path: Path) -> None:
-    """A file that stands in no manifest is somebody's own, and may say what it wants."""
-    if path.name not in read_manifest(path.parent):
-        return
-    try:
-        verify(path)
-    except WeightsError as error:
-        cause = f"it is damaged or was changed: its sha256 is not the one in {MANIFEST_NAME}"
-        way_out = "Copy the original there again, or name a file of your own: --set calibration=FILE."
-        raise SettingError(cause, way_out, file=path) from error
 
 
 def shares_of(weights: torch.Tensor) -> torch.Tensor:
