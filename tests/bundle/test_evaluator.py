@@ -140,7 +140,9 @@ def test_finished_cases_are_skipped_and_the_rest_is_done_65(
     assert report(tmp_path)[1:] == before[1:]
 
 
-@pytest.mark.parametrize("settings", [{"inferer::inferer::overlap": 0.25}, {"evaluator::redo": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"inferer::inferer::inferer::inferer::overlap": 0.25}, {"evaluator::redo": True}], ids=str
+)
 def test_another_setting_redoes(run: Callable[..., int], tmp_path: Path, settings: dict[str, Any]) -> None:
     assert run() == 3
     before = (tmp_path / "out" / "b_seg.nii.gz").stat().st_mtime_ns

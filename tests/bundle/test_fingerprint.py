@@ -45,7 +45,7 @@ def test_what_cannot_change_a_voxel_does_not_count(settings: dict[str, Any]) -> 
         {"network_size": "tiny"},
         {"amp": True},
         {"fold": 0},
-        {"inferer::inferer::overlap": 0.25},
+        {"inferer::inferer::inferer::inferer::overlap": 0.25},
         {"preprocessing::spacing_mm": [1.0, 1.0, 1.2]},
     ],
     ids=lambda settings: next(iter(settings)),

@@ -18,6 +18,7 @@ from neurobundle.cli import main
 from neurobundle.commands.classify import Classify, make_run
 from neurobundle.commands.run import Run
 from neurobundle.errors import SettingError
+from neurobundle.load.slice_folders import UNKNOWN_SIZE
 from neurobundle.networks.classifier import classifier
 from neurobundle.networks.manifest import write_entry
 
@@ -205,3 +206,34 @@ def test_the_run_that_fits_a_bundle(bundle: Path, tmp_path: Path) -> None:
 def test_options_that_mean_nothing(make, cause: str, bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=cause):
         make(bundle, tmp_path)
+
+
+def test_what_holds_for_every_picture_is_said_once(
+    bundle: Path, pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In each entry, and in one line of the run; by its name where it is one case, and not of those done before."""
+    (pictures / "slice_2.png").rename(tmp_path / "slice_2.png")
+    assert main(words(bundle, pictures, tmp_path / "out", "--no-pictures")) == 0
+    entries = entries_of(tmp_path / "out")
+    assert [entry["warnings"] for entry in entries.values()] == [[UNKNOWN_SIZE]] * 2
+    assert [line for line in caplog.messages if UNKNOWN_SIZE in line] == [f"2 cases: {UNKNOWN_SIZE}"]
+    (tmp_path / "slice_2.png").rename(pictures / "slice_2.png")
+    caplog.clear()
+    assert main(words(bundle, pictures, tmp_path / "out", "--no-pictures")) == 0
+    assert [line for line in caplog.messages if UNKNOWN_SIZE in line] == [f"slice_2: {UNKNOWN_SIZE}"]
+
+
+def test_pictures_and_answers_are_the_same_one_by_one(bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    """The class activation map too, which takes its features from the network's own pass."""
+    for overlap in (True, False):
+        settings = {"device": "cpu", "network_size": "tiny"}
+        run = make_run(str(bundle), tmp_path / str(overlap), settings=settings, overlap=overlap)
+        assert [result.case for result in run([pictures]).results] == ["slice_0", "slice_1", "slice_2"]
+    names = sorted(path.name for path in (tmp_path / "True").iterdir() if path.name != "report.json")
+    assert names == ["predictions.csv", *(f"slice_{n}{end}" for n in range(3) for end in (".png", "_class.json"))]
+    for name in names:
+        assert (tmp_path / "True" / name).read_bytes() == (tmp_path / "False" / name).read_bytes(), name
+    first, second = (entries_of(tmp_path / name) for name in ("True", "False"))
+    for entry in (*first.values(), *second.values()):
+        assert set(entry.pop("timing")) == {"read", "classify", "write", "describe", "seconds", "peak_memory_mib"}
+    assert first == second

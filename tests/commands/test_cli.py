@@ -23,6 +23,7 @@ COMMANDS = (
         "evaluate",
         "compare",
         "crossval",
+        "calibrate",
         "card",
         "split",
         "doctor",

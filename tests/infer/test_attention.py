@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from monai.visualize import GradCAMpp
 from torch import nn
 
 from neurobundle.errors import SettingError
 from neurobundle.infer.attention import ClassActivation, Place, has_features, last_features, places_of
+from neurobundle.networks.classifier import Classifier, classifier
 
 
 def bright_against_dark() -> nn.Sequential:
@@ -115,3 +117,45 @@ def test_side_branches_count_once() -> None:
 
     network = Branches()
     assert places_of(network, network, torch.zeros(1, 1, 8, 8)) == [Place(0.0, 2.0)] * 2
+
+
+def a_classifier() -> Classifier:
+    torch.manual_seed(0)
+    return classifier("resnet18", 1, 3, size="tiny", mask=True).eval()
+
+
+def by_the_whole_network(network: Classifier, picture: torch.Tensor, answer: int) -> torch.Tensor:
+    """The coarse map as MONAI makes it of the network as it is."""
+    cam = GradCAMpp(network, network.cam_layer, upsampler=lambda _: lambda x: x, postprocessing=lambda x: x)
+    return cam(x=picture[None], class_idx=answer)[0, 0].detach().clamp_min(0)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_of_a_classifier_only_the_end_is_run(watched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its map is that of the whole network, to a rounding; and of what was just seen the first part is not run."""
+    network, picture = a_classifier(), torch.rand(1, 64, 64)
+    coarse = [by_the_whole_network(network, picture, answer) for answer in range(3)]
+    activation = ClassActivation(network)
+    activation(picture, 0)  # finds where the features lie
+    runs: list[int] = []
+    network.register_forward_hook(lambda *_: runs.append(1))
+    with activation.watching(), torch.no_grad():
+        if watched:
+            network(torch.stack([picture.flip(1), picture]), mask=True)
+    runs.clear()
+    monkeypatch.setattr("neurobundle.infer.attention._spread", lambda heat, *_: heat)
+    for answer, whole in enumerate(coarse):
+        low, high = whole.min(), whole.max()
+        assert high > low, "there is a map"
+        assert torch.allclose(activation(picture, answer), (whole - low) / (high - low), atol=1e-4)
+    assert len(runs) == (0 if watched else 3)
+
+
+def test_features_of_another_slice_are_not_taken() -> None:
+    network, first, second = a_classifier(), torch.rand(1, 64, 64), torch.rand(1, 64, 64)
+    activation = ClassActivation(network)
+    alone = activation(second, 1)
+    with activation.watching(), torch.no_grad():
+        network(first[None])
+    assert torch.equal(activation(second, 1), alone)
+    assert not torch.equal(activation(first, 1), alone)

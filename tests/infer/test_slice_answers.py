@@ -60,3 +60,32 @@ def test_without_a_mask_head_there_are_logits_alone() -> None:
 def test_fewer_than_one_slice_at_a_time() -> None:
     with pytest.raises(SettingError, match="1 or more"):
         SliceAnswersInferer(slices=0)
+
+
+@pytest.mark.parametrize(("slices", "rows"), [(1, [2] * 6), (4, [4, 4, 4]), (16, [12])])
+def test_a_mirrored_slice_counts_among_those_at_once(slices: int, rows: list[int]) -> None:
+    """Both ways are one batch, and no batch is larger than was said; but two for one slice at a time."""
+    seen: list[int] = []
+
+    def network(batch: torch.Tensor) -> Any:
+        seen.append(len(batch))
+        return left_and_right(batch)
+
+    found = SliceAnswersInferer(slices=slices, mirror=True)(volume(), network)
+    assert seen == rows
+    assert found[1, 0].tolist() == [10, 11, 12]
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_a_slice_alone_is_not_weighed(mirror: bool) -> None:
+    """It decides alone, whatever the mask head would say; so that is not asked."""
+    asked: list[bool] = []
+
+    def network(batch: torch.Tensor, mask: bool = False) -> Any:
+        asked.append(mask)
+        return left_and_right(batch, mask)
+
+    infer = SliceAnswersInferer(mask=True, mirror=mirror)
+    assert infer(volume()[..., :1], network)[:, -1].tolist() == [[1], [1]]
+    assert infer(volume(), network)[:, -1].max() < 1.1
+    assert asked == [False, True]

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from neurobundle.load.slice_folders import UNKNOWN_SIZE
 from neurobundle.networks.manifest import sha256_of
 
 logger = logging.getLogger(__name__)
 
 #: No entry of ours is nested as deep as this; JSON that is cannot be written again.
 _DEEPEST = 20
+
+#: Warnings that hold for every case of a kind: a run says each in one line, with how many cases it is of.
+SAID_ONCE = (UNKNOWN_SIZE,)
 
 #: POSIX NAME_MAX, in bytes.
 _LONGEST_NAME = 255
@@ -38,6 +42,7 @@ class CaseResult:
         outputs: the sha256 of each file that was written, by name.
         volumes_ml: millilitres by structure.
         answer: the class, where a bundle answers one a case; as ``export/answers.py`` says.
+        uncertainty: how sure the network was, where it was asked: as ``export/uncertainty.py`` says.
         places: where in a head the structures were found.
         study: of a study, which scan was chosen for each channel and why, and what was passed over and why.
         error: the message after the word ERROR.
@@ -55,6 +60,7 @@ class CaseResult:
     outputs: dict[str, str] = field(default_factory=dict)
     volumes_ml: dict[str, float] = field(default_factory=dict)
     answer: dict[str, Any] = field(default_factory=dict)
+    uncertainty: dict[str, Any] = field(default_factory=dict)
     places: list[dict[str, Any]] = field(default_factory=list)
     study: dict[str, Any] = field(default_factory=dict)
     error: str = ""
@@ -72,10 +78,29 @@ class CaseResult:
         self.outputs[path.name] = sha256_of(path)
 
     def warn(self, text: str) -> None:
-        """Note and log a warning, once."""
-        if text not in self.warnings:
-            self.warnings.append(text)
+        """Note and log a warning, once; one of :data:`SAID_ONCE` is noted only, since a run says it for all its cases.
+
+        Args:
+            text: without the case's name.
+        """
+        if text in self.warnings:
+            return
+        self.warnings.append(text)
+        if text not in SAID_ONCE:
             logger.warning("%s: %s", self.case, text)
+
+
+def say_once(results: Iterable[CaseResult]) -> None:
+    """Log what :data:`SAID_ONCE` holds, in a line each: the case where it is one, else how many there are.
+
+    Args:
+        results: the cases that a run did.
+    """
+    done = list(results)
+    for text in SAID_ONCE:
+        cases = [result.case for result in done if text in result.warnings]
+        if cases:
+            logger.warning("%s: %s", cases[0] if len(cases) == 1 else f"{len(cases)} cases", text)
 
 
 def entry_of(item: Any) -> CaseResult | None:
@@ -143,6 +168,7 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "outputs": _dict_of(_is_text),
     "volumes_ml": _dict_of(_is_number),
     "answer": _is_dict,
+    "uncertainty": _is_dict,
     "places": _list_of(_is_dict),
     "study": _is_dict,
     "error": _is_text,

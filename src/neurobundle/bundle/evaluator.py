@@ -23,7 +23,7 @@ from monai.inferers import Inferer
 
 from neurobundle import memory
 from neurobundle.bundle import fingerprint
-from neurobundle.bundle.entries import CaseResult
+from neurobundle.bundle.entries import CaseResult, say_once
 from neurobundle.bundle.find import answers_of, groups_of, is_bundle, structures_of
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import (
@@ -37,6 +37,8 @@ from neurobundle.bundle.runner import (
 from neurobundle.errors import ExitCode, NeurobundleError, NoInputError, SettingError, exit_code
 from neurobundle.export.answer_transforms import SaveAnswerd
 from neurobundle.export.answers import ANSWER_ENDING, read_answer
+from neurobundle.export.uncertainty import NUMBERS_ENDING, read_uncertainty
+from neurobundle.export.uncertainty_transforms import SAVED
 from neurobundle.load.names import LABEL_SUFFIX, case_name
 
 logger = logging.getLogger(__name__)
@@ -152,6 +154,8 @@ class CaseEvaluator(SupervisedEvaluator):
         self.classes = self._classes()
         self.journal = Journal(self.output_dir, self._head(), self.classes)
         self.results: list[CaseResult] = []
+        #: The cases that were not finished before.
+        self._done: set[str] = set()
         self.fault: NeurobundleError | None = None
         # Added last, so that it runs after all handlers: no tensor stays while the next case is loaded.
         self.add_event_handler(Events.ITERATION_COMPLETED, _forget)
@@ -163,12 +167,13 @@ class CaseEvaluator(SupervisedEvaluator):
             SystemExit: with the exit code, if there is nothing to run, the weights are not believed, or the output
                 cannot be written; its cause is the error.
         """
-        self.results, self.fault = [], None
+        self.results, self.fault, self._done = [], None, set()
         try:
             self._begin()
         except NeurobundleError as error:
             self._stop(error)
         super().run(global_epoch)
+        say_once(result for result in self.results if result.case in self._done)
         if self.fault is not None:
             self._stop(self.fault)
         passed = sum(result.passed for result in self.results)
@@ -236,6 +241,7 @@ class CaseEvaluator(SupervisedEvaluator):
         if item.finished:
             logger.info("%s: finished before, skipped", result.case)
             return
+        self._done.add(result.case)
         started = time.perf_counter()
         memory.reset_peak()
         try:
@@ -250,7 +256,7 @@ class CaseEvaluator(SupervisedEvaluator):
                 return
             self.state.output = None
             result.status, result.error, result.outputs, result.output = "failed", str(error), {}, ""
-            result.answer = {}
+            result.answer, result.uncertainty = {}, {}
             logger.error("ERROR %s", error)
         result.timing["segment"] = round(time.perf_counter() - started, 3)
         result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
@@ -269,7 +275,9 @@ class CaseEvaluator(SupervisedEvaluator):
         with self.journal.writing(result, self.output_dir / f"{result.case}{ending}"):
             super()._iteration(self, batch)
         for output in self.state.output:
-            for value in output.values():
+            for name, value in output.items():
+                if name.endswith(SAVED):
+                    self._note_uncertainty(value, result)
                 self._note(value, result)
 
     def _note(self, value: Any, result: CaseResult) -> None:
@@ -285,6 +293,16 @@ class CaseEvaluator(SupervisedEvaluator):
             labels = np.asarray(value.as_tensor().cpu())
             known, groups = structures_of(self.bundle_root), groups_of(self.bundle_root)
             result.volumes_ml = volumes_ml(labels, np.asarray(value.affine), known, groups)
+
+    def _note_uncertainty(self, files: list[str], result: CaseResult) -> None:
+        for path in map(Path, files):
+            result.wrote(path)
+            if path.name.endswith(NUMBERS_ENDING):
+                names = structures_of(self.bundle_root) if is_bundle(self.bundle_root) else {}
+                found = read_uncertainty(path, names)
+                result.uncertainty = found.entry()
+                for text in found.warnings():
+                    result.warn(text)
 
     def _stop(self, error: NeurobundleError) -> None:
         logger.error("ERROR %s", error)

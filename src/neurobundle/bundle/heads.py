@@ -19,6 +19,7 @@ import nibabel as nib
 import numpy as np
 
 from neurobundle import geometry
+from neurobundle.bundle.case_uncertainty import Kept, kept_of_head
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.errors import InputError, WeightsError
 from neurobundle.load.gate import LABEL
@@ -52,12 +53,13 @@ Ask = Callable[[], "Anatomy | None"]
 
 @dataclass(frozen=True)
 class HeadResult:
-    """A head's label map on its native grid, what its values mean, and where each structure was found."""
+    """A head's label map on its native grid, what its values mean, where each was found, and how sure all that is."""
 
     labels: np.ndarray
     affine: np.ndarray
     structures: dict[int, str]
     places: list[dict[str, Any]]
+    uncertainty: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,8 @@ def segment_head(
         labels = paste_back(inside, place, head.data.shape, head.affine, onto=labels)
         names |= {HEAD_LABELS[place.side][value]: f"{place.side} {name}" for value, name in structures.items()}
     assert labels is not None
-    return HeadResult(labels, head.affine, names, [_described(place, found) for place in found.places])
+    sure = kept_of_head(folder, found.places, head.data.shape, head.affine, structures)
+    return HeadResult(labels, head.affine, names, [_described(place, found) for place in found.places], sure)
 
 
 def find_places(head: Scan, locator: TemplateLocator, anatomy: Ask | None = None) -> Found:

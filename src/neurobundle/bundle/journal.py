@@ -16,6 +16,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ from neurobundle import __version__
 from neurobundle.bundle.entries import CaseResult, entry_of
 from neurobundle.bundle.find import info
 from neurobundle.errors import InputError
-from neurobundle.export.answers import PREDICTIONS_NAME, write_predictions
-from neurobundle.export.tables import write_csv
+from neurobundle.export.answers import PREDICTIONS_NAME, prediction_line, predictions_head
+from neurobundle.export.tables import write_csv, write_lines
 from neurobundle.files import fault, folder_lock, require_writable, sweep_folder, write_atomic
 from neurobundle.geometry import voxel_volume_mm3
 from neurobundle.networks.manifest import sha256_of
@@ -59,7 +60,7 @@ class _Report(NamedTuple):
 
 
 class Journal:
-    """The entries of an output folder.
+    """The entries of an output folder. Several threads may ask it, and one record.
 
     Args:
         folder: the output folder.
@@ -78,6 +79,10 @@ class Journal:
         self._read = _Report()
         #: Entries as JSON, each with the entry that it was made of: those of earlier cases are not made again.
         self._texts: dict[str, tuple[CaseResult, str]] = {}
+        #: The same as lines of the table of answers.
+        self._lines: dict[str, tuple[CaseResult, str]] = {}
+        #: Held while the report is replaced and what is known of it is brought up to date.
+        self._replacing = threading.RLock()
 
     def open(self) -> Journal:
         """Make the folder, prove that it can be written, and remove what killed writers left half-written.
@@ -95,13 +100,14 @@ class Journal:
     def entries(self) -> dict[str, CaseResult]:
         """All entries by case; empty if there is no report, or none that can be read."""
         path = self.folder / REPORT_NAME
-        try:
-            identity = _identity(path)
-            if identity != self._read.identity:
-                self._read = _Report(identity, *_read_report(path, self.head))
-        except OSError:  # there is none; or the folder cannot be looked at, which writing there will say better
-            self._read = _Report()
-        return dict(self._read.entries)
+        with self._replacing:
+            try:
+                identity = _identity(path)
+                if identity != self._read.identity:
+                    self._read = _Report(identity, *_read_report(path, self.head))
+            except OSError:  # there is none; or the folder cannot be looked at, which writing there will say better
+                self._read = _Report()
+            return dict(self._read.entries)
 
     def finished(self, case: str, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again, or None.
@@ -233,22 +239,32 @@ class Journal:
         if self.classes is None:
             write_csv(self.folder / VOLUMES_NAME, VOLUMES_COLUMNS, volume_rows(ordered))
         else:
-            answers = {entry.case: entry.answer for entry in ordered}
-            write_predictions(self.folder / PREDICTIONS_NAME, self.classes, answers)
+            lines = [self._line(entry, self.classes) for entry in ordered]
+            write_lines(self.folder / PREDICTIONS_NAME, [predictions_head(self.classes), *lines])
         path = self.folder / REPORT_NAME
         texts = {entry.case: self._text(entry) for entry in ordered}
-        write_atomic(path, _report_bytes(self.head, list(texts.values())))
         # As it would be read again: of what was read or written before, that is known.
         again = {
             entry.case: entry if self._is_known(entry) else entry_of(json.loads(texts[entry.case])) for entry in ordered
         }
-        if None not in again.values():
-            kept = {case: entry for case, entry in again.items() if entry is not None}
-            self._read = _Report(_identity(path), kept)
-            self._texts = {case: (entry, texts[case]) for case, entry in kept.items()}
+        content = _report_bytes(self.head, list(texts.values()))
+        with self._replacing:
+            write_atomic(path, content)
+            if None not in again.values():
+                kept = {case: entry for case, entry in again.items() if entry is not None}
+                self._read = _Report(_identity(path), kept)
+                self._texts = {case: (entry, texts[case]) for case, entry in kept.items()}
 
     def _is_known(self, entry: CaseResult) -> bool:
         return self._read.entries.get(entry.case) is entry
+
+    def _line(self, entry: CaseResult, classes: Sequence[str]) -> str:
+        """An entry as it stands in the table of answers."""
+        made_of, line = self._lines.get(entry.case, (None, ""))
+        if made_of is not entry:
+            line = prediction_line(classes, entry.case, entry.answer)
+            self._lines[entry.case] = (entry, line)
+        return line
 
     def _text(self, entry: CaseResult) -> str:
         """An entry as it stands in the report."""

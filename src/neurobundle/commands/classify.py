@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy.typing as npt
 
 from neurobundle.bundle import fingerprint
 from neurobundle.bundle.entries import CaseResult
 from neurobundle.bundle.find import answers_of, find_bundle
 from neurobundle.commands.run import Run
-from neurobundle.commands.run_parts import timed
+from neurobundle.commands.run_parts import Rest, timed
 from neurobundle.commands.sources import Source
 from neurobundle.errors import SettingError
 from neurobundle.export.answers import ANSWER_ENDING, Answer, read_answer
@@ -37,6 +40,20 @@ def make_run(bundle: str, output: Path, **options: Any) -> Run:
     return kind(bundle, output, **options)
 
 
+class Seen(NamedTuple):
+    """What is drawn of a case.
+
+    Attributes:
+        number: of the slice that counted most.
+        image: ``(column, row)``.
+        heat: of the same shape: what of it spoke for the answer.
+    """
+
+    number: int
+    image: npt.NDArray[Any]
+    heat: npt.NDArray[Any]
+
+
 class Classify(Run):
     """A run whose results are classes.
 
@@ -51,6 +68,7 @@ class Classify(Run):
     """
 
     ending, foreign = ANSWER_ENDING, (Run.ending, "_brain.nii.gz")
+    step = "classify"
 
     def __init__(self, bundle: str, output: Path, **options: Any) -> None:
         super().__init__(bundle, output, **options)
@@ -71,35 +89,51 @@ class Classify(Run):
         digest = fingerprint.of_input(file) if file is not None and file.exists() else ""
         self.key["config"] = fingerprint.of_value([self.key["config"], digest])
 
-    def _segment(self, source: Source, result: CaseResult) -> None:
+    def _segment(self, source: Source, result: CaseResult) -> Rest | None:
         assert self.runner is not None
         self._read(source, result)
-        with timed(result, "classify"):
+        draws = self._draws(source)
+        with timed(result, self.step), self._watched() if draws else contextlib.nullcontext():
             item = self.runner.predict(source.opened, result.case)
         found = self.work / f"{result.case}{ANSWER_ENDING}"
-        answer, target = read_answer(found), self.output / found.name
+        answer, content = read_answer(found), found.read_bytes()
+        seen = None
+        if draws:
+            with timed(result, "describe"):
+                seen = self._seen(item, answer)
+        return lambda: self._answer(answer, content, seen, result)
+
+    def _answer(self, answer: Answer, content: bytes, seen: Seen | None, result: CaseResult) -> None:
+        """Write the answer, and draw what it was given for."""
+        target = self.output / f"{result.case}{ANSWER_ENDING}"
         with timed(result, "write"), self.journal.writing(result, target):
-            write_atomic(target, found.read_bytes())
+            write_atomic(target, content)
         result.output, result.answer = target.name, asdict(answer)
         if answer.abstained:
             result.warn(f"no class is named: {answer.leading} has a probability of {answer.confidence:.2f}")
-        if self._draws(source):
+        if seen is not None:
             with timed(result, "describe"):
-                self._draw(item, answer, result)
+                what = f"no class named; {answer.leading}" if answer.abstained else answer.prediction
+                where = f", slice {seen.number}" if answer.slices else ""
+                title = f"{result.case}{where}: {what} {answer.confidence:.2f}"
+                picture = with_heat(seen.image, seen.heat, title)
+                result.wrote(save_png(self.output / f"{result.case}.png", picture))
 
-    def _draw(self, item: Mapping[str, Any], answer: Answer, result: CaseResult) -> None:
-        """The slice that counted most, and what of it spoke for the answer, if the network can say so."""
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        """Around a case's way through the network: its features are kept for the map."""
         from neurobundle.infer.attention import ClassActivation, has_features  # torch comes with it
 
+        assert self.runner is not None
+        if self._cam is None and has_features(self.runner.network):
+            self._cam = ClassActivation(self.runner.network)
+        return self._cam.watching() if self._cam is not None else contextlib.nullcontext()
+
+    def _seen(self, item: Mapping[str, Any], answer: Answer) -> Seen:
+        """The slice that counted most, and what of it spoke for the answer, if the network can say so."""
         assert self.runner is not None
         number = answer.slices[0]["slice"] if answer.slices else 0
         image = item["image"].as_tensor()[..., number].to(self.runner.evaluator.state.device)
         heat = image.new_zeros(image.shape[1:])
-        if has_features(self.runner.network):
-            self._cam = self._cam or ClassActivation(self.runner.network)
+        if self._cam is not None:
             heat = self._cam(image, list(answer.probabilities).index(answer.leading))
-        what = f"no class named; {answer.leading}" if answer.abstained else answer.prediction
-        where = f", slice {number}" if answer.slices else ""
-        title = f"{result.case}{where}: {what} {answer.confidence:.2f}"
-        picture = with_heat(image[0].cpu().numpy(), heat.cpu().numpy(), title)
-        result.wrote(save_png(self.output / f"{result.case}.png", picture))
+        return Seen(number, image[0].cpu().numpy(), heat.cpu().numpy())

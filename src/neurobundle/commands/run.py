@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import nibabel as nib
 import numpy as np
 
-from neurobundle import memory
 from neurobundle.bundle import fingerprint
+from neurobundle.bundle.case_uncertainty import Kept, kept_of, save_kept
 from neurobundle.bundle.configfile import read_config
-from neurobundle.bundle.entries import CaseResult
+from neurobundle.bundle.entries import CaseResult, say_once
 from neurobundle.bundle.find import (
     answers_of,
     can_fill,
@@ -28,12 +28,13 @@ from neurobundle.bundle.find import (
     takes_pictures,
 )
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
-from neurobundle.bundle.runner import CaseRunner, ends_the_run, guarded
+from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, config_file, make_plan
 from neurobundle.commands.inputs import find_sources
-from neurobundle.commands.run_parts import close_ups, mirrored, timed
+from neurobundle.commands.run_parts import Rest, close_ups, mirrored, move, timed
+from neurobundle.commands.run_steps import RunSteps
 from neurobundle.commands.sources import Source, Wanted, registering
-from neurobundle.errors import ExitCode, InputError, NeurobundleError, SettingError, exit_code
+from neurobundle.errors import ExitCode, InputError, SettingError, exit_code
 from neurobundle.export.answers import ANSWER_ENDING
 from neurobundle.export.nifti import PROBABILITIES_ENDING, save_label_map, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
@@ -54,10 +55,10 @@ logger = logging.getLogger(__name__)
 MOST_NAMED = 8
 #: What a bundle that can write probabilities calls the switch for it.
 PROBABILITIES_ID = "save_probabilities"
+#: What one that can say how sure it is calls the switch for that.
+UNCERTAINTY_ID = "uncertainty"
 INPUT_KINDS = ("auto", "crop", "head")
 SIDES = ("left", "right")
-#: What a case leaves in the run's own folder.
-SCRAP = (".nii.gz", ".nii", ANSWER_ENDING)
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class RunReport:
         return exit_code(result.passed for result in self.results)
 
 
-class Run:
+class Run(RunSteps):
     """One call of ``neurobundle run``.
 
     Args:
@@ -91,9 +92,11 @@ class Run:
             can do without; ``auto`` does what the bundle can. What is filled is in the report.
         register: bring the scans of a study onto its reference by rigid registrations.
         probabilities: also write ``<case>_prob.nii.gz``, a volume a region or class, if the bundle can.
+        uncertainty: also say how sure the network is, in ``<case>_uncertainty.*`` and in the report, if the bundle can.
         redo: do cases again that an earlier run finished.
         salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
         debug: let any exception of a case through, with its traceback.
+        overlap: prepare the next case and write the last one while the network runs; the results are the same.
     """
 
     #: What the name of a case's result ends in.
@@ -116,9 +119,11 @@ class Run:
         missing: Literal["auto", "refuse", "fill"] = "auto",
         register: bool = False,
         probabilities: bool = False,
+        uncertainty: bool = False,
         redo: bool = False,
         salted_names: bool = False,
         debug: bool = False,
+        overlap: bool = True,
     ) -> None:
         if input_kind not in INPUT_KINDS:
             raise SettingError(f"--input must be one of {INPUT_KINDS}, got {input_kind!r}", "Leave it out for auto.")
@@ -126,8 +131,8 @@ class Run:
             raise SettingError(f"--side must be one of {SIDES}, got {side!r}", "Leave it out for left.")
         self.side = side
         self.bundle_dir = find_bundle(bundle)
-        self.output, self.input_kind, self.pictures, self.debug = output, input_kind, pictures, debug
-        self.redo, self.salted_names = redo, salted_names
+        super().__init__(output, overlap=overlap, debug=debug)
+        self.input_kind, self.pictures, self.redo, self.salted_names = input_kind, pictures, redo, salted_names
         filled = can_fill(self.bundle_dir)
         if missing == "fill" and not filled:
             raise SettingError(f"{self.bundle_dir.name} cannot do without a channel", "Leave --missing out.")
@@ -141,15 +146,17 @@ class Run:
             if PROBABILITIES_ID not in read_config(config_file(self.bundle_dir, "inference")):
                 raise SettingError(f"{self.bundle_dir.name} writes no probabilities", "Leave --probabilities out.")
             self.settings[PROBABILITIES_ID] = True
+        if uncertainty:
+            if UNCERTAINTY_ID not in read_config(config_file(self.bundle_dir, "inference")):
+                raise SettingError(f"{self.bundle_dir.name} cannot say how sure it is", "Leave --uncertainty out.")
+            self.settings[UNCERTAINTY_ID] = True
         self.overlays = overlays
-        self.runner: CaseRunner | None = None
-        self.work = Path()
         self.structures, self.groups = structures_of(self.bundle_dir), groups_of(self.bundle_dir)
         self.classes = self.plan().classes() if answers_of(self.bundle_dir) is not None else None
         self.journal = Journal(output, report_head(self.bundle_dir), self.classes)
-        self.key: dict[str, Any] = {}
         self._places: set[Path] = set()
         self._asked: Anatomy | None = None
+        self._sure: Kept | None = None
 
     def plan(self, inputs: Sequence[str | Path] = ()) -> Plan:
         """The same work as a plan for stock MONAI; it takes one folder."""
@@ -171,7 +178,7 @@ class Run:
             EnvironmentFault: if the output folder cannot be written; what was done before stays, and is in the report.
         """
         results: list[CaseResult] = []
-        skipped = 0
+        new: list[CaseResult] = []
         places = [Path(each).resolve() for each in inputs]
         self._places = {place if place.is_dir() else place.parent for place in places}
         with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
@@ -180,11 +187,14 @@ class Run:
             self.journal.open()
             self._refuse_another_command(sources)
             self._build(work)
-            for source in progress(sources):
-                result, new = self._one(source)
-                results.append(result)
-                skipped += not new
-        return RunReport(self.output, results, skipped)
+            try:
+                with contextlib.closing(self.cases(sources)) as cases:
+                    for _, case in zip(progress(sources), cases, strict=True):
+                        results.append(case.result)
+                        new += [] if case.finished else [case.result]
+            finally:
+                say_once(new)
+        return RunReport(self.output, results, len(results) - len(new))
 
     def _build(self, work: Path) -> None:
         """Build the workflow; it writes into a folder of its own, and what is believed goes on to the output folder."""
@@ -193,7 +203,7 @@ class Run:
         if self.input_kind == "head" and not self.runner.has("head"):
             raise SettingError(f"{self.bundle_dir.name} cannot take whole heads", "Leave --input out.")
         self.key = {
-            "weights": fingerprint.of_weights(self.runner.loaders()),
+            "weights": fingerprint.of_weights([*self.runner.loaders(), *self.runner.members()]),
             "config": fingerprint.of_config(
                 self.runner.workflow.parser.get(),
                 device=str(self.runner.part("device")),
@@ -215,30 +225,6 @@ class Run:
         file = weights_file() if self.runner.has("head") else None
         return {"anatomy": fingerprint.of_input(file)} if file is not None else {}
 
-    def _one(self, source: Source) -> tuple[CaseResult, bool]:
-        """One case; with whether it was done now."""
-        result = CaseResult(case=source.case, file=source.shown)
-        started = time.perf_counter()
-        memory.reset_peak()
-        try:
-            with guarded(source.case, source.path):
-                result.key = {**self.key, "input": source.digest()}
-                if (entry := self._finished(source, result.key)) is not None:
-                    return entry, False
-                self._segment(source, result)
-        except NeurobundleError as error:
-            source.censored(error, self.work)
-            if ends_the_run(error) or self.debug:
-                raise
-            self._failed(result, error)
-        finally:
-            for scrap in [path for ending in SCRAP for path in self.work.glob(f"*{ending}")]:
-                scrap.unlink()
-        result.timing["seconds"] = round(time.perf_counter() - started, 3)
-        result.timing["peak_memory_mib"] = round(memory.peak_mib(), 1)
-        self.journal.record(result)
-        return result, True
-
     def _finished(self, source: Source, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again."""
         if self.redo:
@@ -259,44 +245,46 @@ class Run:
             cause = f"the output folder holds {other}, which another command wrote"
             raise SettingError(cause, "Choose another output folder with -o.", file=self.output)
 
-    def _failed(self, result: CaseResult, error: NeurobundleError) -> None:
-        """Note an error; of this attempt only the picture of what was refused stays."""
-        for name in [name for name in result.outputs if not name.endswith("_refused.png")]:
-            (self.output / name).unlink(missing_ok=True)
-            del result.outputs[name]
-        result.status, result.error, result.output, result.volumes_ml, result.answer = "failed", str(error), "", {}, {}
-        logger.error("ERROR %s", error)
-
-    @staticmethod
-    def _read(source: Source, result: CaseResult) -> Scan:
-        """The case's scan; what was chosen for it and what was odd are noted."""
-        with timed(result, "read"):
-            try:
-                scan = source.read()
-            finally:
-                result.study = source.study
-        for text in scan.warnings:
-            result.warn(source.spoken(text))
-        return scan
-
-    def _segment(self, source: Source, result: CaseResult) -> None:
+    def _segment(self, source: Source, result: CaseResult) -> Rest | None:
+        """A case's labels; what is returned writes them, and needs no network."""
         assert self.runner is not None
+        self._sure = None
         scan = self._read(source, result)
         result.input = self._kind(scan)
         result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
-        target = self.output / f"{result.case}{self.ending}"
         structures = self.structures
-        with timed(result, "segment"):
+        with timed(result, self.step):
             if result.input == "head":
                 labels, structures = self._segment_head(source, result)
             else:
                 labels = self._segment_crop(scan, source.opened, result)
+        shares = self.work / f"{result.case}{PROBABILITIES_ENDING}"
+        kept = move(shares, source.work) if shares.exists() else None  # the config was told to write them
+        sure, self._sure = self._sure, None
+        return lambda: self._write_labels(source, scan, labels, structures, kept, sure, result)
+
+    def _write_labels(
+        self,
+        source: Source,
+        scan: Scan,
+        labels: np.ndarray,
+        structures: Mapping[int, str],
+        shares: Path | None,
+        sure: Kept | None,
+        result: CaseResult,
+    ) -> None:
+        target = self.output / f"{result.case}{self.ending}"
         with timed(result, "write"), self.journal.writing(result, target):
             save_label_map(target, labels, scan.affine, form_code=scan.form_code, units=scan.units)
         result.output = target.name
-        shares = self.work / f"{result.case}{PROBABILITIES_ENDING}"
-        if shares.exists():  # the config was told to write them
+        if shares is not None:
             result.wrote(write_atomic(self.output / shares.name, shares.read_bytes()))
+        if sure is not None:
+            for path in save_kept(sure, self.output, result.case, scan):
+                result.wrote(path)
+            result.uncertainty = sure.numbers.entry()
+            for text in sure.numbers.warnings():
+                result.warn(text)
         if is_picture_name(source.path.name):
             result.wrote(save_label_picture(self.output / f"{result.case}{LABEL_PICTURE_ENDING}", labels))
         with timed(result, "describe"):
@@ -309,8 +297,11 @@ class Run:
             images = [save_volume(turned, mirrored(scan.data, scan.affine), scan.affine)]
         self.runner.predict(images, result.case)
         found = read_scan(self.work / f"{result.case}_seg.nii.gz", LABEL)
+        self._sure = kept_of(self.work, result.case, self.structures)
         if self.side == "right":
             found = Scan(mirrored(found.data, found.affine), found.affine)
+            if self._sure is not None:
+                self._sure = self._sure._replace(steps=mirrored(self._sure.steps, found.affine))
         if self.runner.has("plausible"):
             self._refuse_implausible(scan, found, result)
         if not same_grid(scan.data.shape, scan.affine, found.data.shape, found.affine):
@@ -349,7 +340,7 @@ class Run:
             boxes = place_outline(error.places, scan.data.shape, scan.affine)
             error.way_out += f" The picture: {self._draw_refused(scan, boxes, result)}."
             raise
-        result.places = head.places
+        result.places, self._sure = head.places, head.uncertainty
         return head.labels, head.structures
 
     def _anatomy(self) -> Anatomy | None:

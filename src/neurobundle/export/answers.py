@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import InputError
-from neurobundle.export.tables import write_csv
+from neurobundle.export.tables import csv_line, write_lines
 from neurobundle.files import write_json
 
 ANSWER_ENDING = "_class.json"
@@ -131,12 +131,24 @@ def write_predictions(path: Path, classes: Sequence[str], answers: Mapping[str, 
         classes: in the network's order.
         answers: by case, as JSON holds them; an empty one is a case that failed, and its cells are blank.
     """
-    columns = ["case", "prediction", "confidence", *(f"p_{name}" for name in classes), "abstained"]
-    rows = []
-    for case, answer in answers.items():
-        shares = answer.get("probabilities", {})
-        cells = {f"p_{name}": shares[name] for name in classes if name in shares}
-        known = {key: answer[key] for key in ("prediction", "confidence") if key in answer}
-        abstained = {"abstained": int(answer["abstained"])} if "abstained" in answer else {}
-        rows.append({"case": case, **known, **cells, **abstained})
-    return write_csv(path, columns, rows, DIGITS)
+    lines = [prediction_line(classes, case, answer) for case, answer in answers.items()]
+    return write_lines(path, [predictions_head(classes), *lines])
+
+
+def predictions_head(classes: Sequence[str]) -> str:
+    """The first line of ``predictions.csv``."""
+    columns = _columns(classes)
+    return csv_line(columns, dict(zip(columns, columns, strict=True)))
+
+
+def prediction_line(classes: Sequence[str], case: str, answer: Mapping[str, Any]) -> str:
+    """The line of a case in ``predictions.csv``; as for :func:`write_predictions`."""
+    shares = answer.get("probabilities", {})
+    cells = {f"p_{name}": shares[name] for name in classes if name in shares}
+    known = {key: answer[key] for key in ("prediction", "confidence") if key in answer}
+    abstained = {"abstained": int(answer["abstained"])} if "abstained" in answer else {}
+    return csv_line(_columns(classes), {"case": case, **known, **cells, **abstained}, DIGITS)
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+    return ["case", "prediction", "confidence", *(f"p_{name}" for name in classes), "abstained"]

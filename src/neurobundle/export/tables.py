@@ -21,12 +21,24 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         rows: one mapping a row.
         digits: decimals of a float.
     """
+    head = dict(zip(columns, columns, strict=True))
+    return write_lines(path, [csv_line(columns, row, digits) for row in (head, *rows)])
+
+
+def csv_line(columns: Sequence[str], row: Mapping[str, Any], digits: int = 4) -> str:
+    r"""A row as :func:`write_csv` writes it, with the end of the line.
+
+    >>> csv_line(["case", "ml"], {"case": "a, b", "ml": 0.5})
+    '"a, b",0.5000\n'
+    """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_cell(row.get(column, ""), digits) for column in columns])
-    return write_atomic(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerow([_cell(row.get(column, ""), digits) for column in columns])
+    return text.getvalue()
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> Path:
+    """Write lines that :func:`csv_line` made, atomically."""
+    return write_atomic(path, "".join(lines).encode())
 
 
 def _cell(value: Any, digits: int) -> Any:

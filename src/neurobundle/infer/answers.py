@@ -1,7 +1,8 @@
 """A network that answers a class, over the slices of a case.
 
 A *weight* of a slice says how much it counts in its case's answer. Of a network with a mask head it is the share of its
-pixels that the head takes for tumour, so that the slices of the tumour decide; of any other network it is 1.
+pixels that the head takes for tumour, so that the slices of the tumour decide; of any other network, and of a case of
+one slice, it is 1.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ class SliceAnswersInferer(Inferer):
     """Logits of each slice of a case, and how much the slice counts.
 
     Args:
-        slices: how many at a time.
-        mirror: also infer each slice mirrored left to right, and give the mean of the two logits.
-        mask: the network has a mask head, and is called as ``network(slices, mask=True)`` for both outputs.
+        slices: how many at a time; a mirrored one counts too.
+        mirror: also infer each slice mirrored left to right, in the same batch, and give the mean of the two logits.
+        mask: the network has a mask head, and is called as ``network(slices, mask=True)`` for both outputs where slices
+            are to be weighed against each other.
 
     Raises:
         SettingError: for fewer than one slice at a time.
@@ -54,19 +56,26 @@ class SliceAnswersInferer(Inferer):
         # Without the metadata: torch looks at them in every layer, which takes longer than a small layer itself.
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else torch.as_tensor(inputs)
         stack = plain.movedim(-1, 1).flatten(0, 1)
-        parts = [self._infer(part, network, *args, **kwargs) for part in stack.split(self.slices)]
+        at_once = max(1, self.slices // 2) if self.mirror else self.slices
+        weigh = self.mask and depth > 1  # a third of the time of a small network
+        parts = [self._infer(part, network, weigh, *args, **kwargs) for part in stack.split(at_once)]
         answers = torch.cat(parts).unflatten(0, (batch, depth)).movedim(1, -1)
         return MetaTensor(answers).copy_meta_from(inputs) if isinstance(inputs, MetaTensor) else answers
 
-    def _infer(self, slices: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+    def _infer(
+        self, slices: torch.Tensor, network: Callable[..., Any], weigh: bool, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """Logits and weights of some slices, ``(slice, class + 1)``."""
-        there = self._once(slices, network, *args, **kwargs)
         if not self.mirror:
-            return there
-        return (there + self._once(slices.flip(ACROSS), network, *args, **kwargs)) / 2
+            return self._once(slices, network, weigh, *args, **kwargs)
+        there, back = self._once(torch.cat([slices, slices.flip(ACROSS)]), network, weigh, *args, **kwargs).chunk(2)
+        return (there + back) / 2
 
-    def _once(self, slices: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        if not self.mask:
+    @staticmethod
+    def _once(
+        slices: torch.Tensor, network: Callable[..., Any], weigh: bool, *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
+        if not weigh:
             logits = network(slices, *args, **kwargs).float()
             return torch.cat([logits, torch.ones_like(logits[:, :1])], dim=1)
         logits, outline = network(slices, *args, mask=True, **kwargs)

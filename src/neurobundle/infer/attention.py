@@ -12,14 +12,16 @@ the arithmetic: Araujo et al. 2019, computing receptive fields (10.23915/distill
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from monai.visualize import GradCAMpp
 from torch import nn
 
 from neurobundle.errors import SettingError
+from neurobundle.networks.blocks import steps_of
+from neurobundle.networks.classifier import Classifier
 
 #: What changes the size of feature maps.
 _SLIDING = (
@@ -65,6 +67,9 @@ def last_features(network: nn.Module) -> str:
 class ClassActivation:
     """Class activation maps of one network, slice by slice.
 
+    Of a :class:`~neurobundle.networks.classifier.Classifier` only what follows the layer is run with gradients, and
+    what comes before it not at all for a slice that the network has just seen (:meth:`watching`).
+
     MONAI's hooks stay on the network as long as it lives, so there is one of these a network.
 
     Args:
@@ -76,15 +81,42 @@ class ClassActivation:
 
     def __init__(self, network: nn.Module) -> None:
         name = last_features(network)
-        # Before MONAI's hooks, so that they see gradients from this layer on, and torch computes no others.
-        network.get_submodule(name).register_forward_pre_hook(_begin_gradients)
-        self._network = network
+        self._network, self._layer = network, network.get_submodule(name)
+        self._rest = _rest_of(network, name)
+        if self._rest is None:
+            # Before MONAI's hooks, so that they see gradients from this layer on, and torch computes no others.
+            self._layer.register_forward_pre_hook(_begin_gradients)
+        module, target = (network, name) if self._rest is None else (self._rest, "features")
         # MONAI's own postprocessing maps the largest to 0 and the smallest to 1, for its colours.
         self._cam = GradCAMpp(
-            nn_module=network, target_layers=name, upsampler=lambda _: _as_it_is, postprocessing=_as_it_is
+            nn_module=module, target_layers=target, upsampler=lambda _: _as_it_is, postprocessing=_as_it_is
         )
-        self._layer = network.get_submodule(name)
         self._places: dict[torch.Size, list[Place]] = {}
+        #: Images and their features, ``(batch, channel, *spatial)`` each.
+        self._seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Around the network's work on a case: features are kept for its maps, until the next one."""
+        self._seen = []
+        if self._rest is None:
+            yield
+            return
+        images: list[torch.Tensor] = []
+
+        def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            images[:] = inputs[:1]
+
+        def keep(_: nn.Module, __: Any, features: torch.Tensor) -> None:
+            if images:
+                self._seen.append((images.pop().detach(), features.detach()))
+
+        hooks = [self._network.register_forward_pre_hook(enter), self._layer.register_forward_hook(keep)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def __call__(self, image: torch.Tensor, answer: int) -> torch.Tensor:
         """The map of one slice.
@@ -97,8 +129,10 @@ class ClassActivation:
             ``(column, row)``, from 0 where the least spoke for the class to 1 where the most did; 0 throughout where
             nothing spoke for it, or everything alike.
         """
-        with torch.enable_grad(), _fixed(self._network):
-            coarse = torch.as_tensor(self._cam(x=image[None].detach(), class_idx=answer))[0, 0].detach().clamp_min(0)
+        begin = image[None] if self._rest is None else self._features(image)
+        with torch.enable_grad(), _fixed(self._network if self._rest is None else self._rest):
+            given = begin.detach().requires_grad_(self._rest is not None)
+            coarse = torch.as_tensor(self._cam(x=given, class_idx=answer))[0, 0].detach().clamp_min(0)
         if image.shape not in self._places:
             self._places[image.shape] = places_of(self._network, self._layer, image[None])
         heat = coarse
@@ -107,6 +141,44 @@ class ClassActivation:
         heat = heat - heat.min()
         largest = heat.max()
         return heat / largest if largest > 0 else heat
+
+    def _features(self, image: torch.Tensor) -> torch.Tensor:
+        """What the layer gives for a slice, ``(1, channel, *spatial)``."""
+        for images, features in self._seen:
+            # In half precision, as autocast gives it, the rest would not take it.
+            if (images.dtype, images.device) != (image.dtype, image.device) or features.dtype != image.dtype:
+                continue
+            for n, each in enumerate(images):
+                if torch.equal(each, image):
+                    return features[n : n + 1]
+        with torch.no_grad(), self.watching():
+            self._network(image[None])
+            return self._seen.pop()[1]
+
+
+class _Rest(nn.Module):
+    """What of a classifier follows the features of a layer."""
+
+    def __init__(self, steps: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.features = nn.Identity()
+        self.steps = nn.Sequential(*steps)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.steps(self.features(features))
+        return logits
+
+
+def _rest_of(network: nn.Module, layer: str) -> _Rest | None:
+    """What follows a step of a classifier's trunk; None of another network, or where the layer lies inside a step."""
+    if not isinstance(network, Classifier):
+        return None
+    steps = list(steps_of(network.trunk, "trunk."))
+    names = [name for name, _ in steps]
+    if layer not in names:
+        return None
+    after = [step for _, step in steps[names.index(layer) + 1 :]]
+    return _Rest([*after, network.neck, network.head]).eval()
 
 
 @torch.no_grad()
