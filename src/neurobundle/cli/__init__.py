@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurobundle import __version__
-from neurobundle.cli import audit, bundles, reproduce, scans, scores, stack, strip, training
+from neurobundle.cli import audit, bundles, calibrating, exporting, reproduce, scans, scores, stack, strip, training
 from neurobundle.cli.console import EXIT_CODES, Parser
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, ours_in
 
@@ -26,6 +26,7 @@ _COMMANDS = (
     scans.add_check,
     scans.add_convert,
     scans.add_run,
+    exporting.add_export,
     strip.add_strip,
     training.add_split,
     audit.add_audit,
@@ -36,6 +37,7 @@ _COMMANDS = (
     training.add_crossval,
     scores.add_evaluate,
     scores.add_compare,
+    calibrating.add_calibrate,
     reproduce.add_reproduce,
     bundles.add_card,
     bundles.add_doctor,

@@ -11,6 +11,8 @@ from neurobundle.cli.console import command, engine_options, progress, say, sett
 from neurobundle.errors import ExitCode, SettingError
 
 MISSING_HELP = "what to do with a study that lacks a channel; fill: zeros (refuse)"
+#: Those of neurobundle.infer.backends_choice, which imports torch.
+BACKENDS = ("eager", "compile", "torchscript", "onnx", "openvino", "tensorrt", "auto")
 REGISTER_HELP = "bring a study's scans onto its reference by rigid registrations, about 3 s a scan"
 
 
@@ -149,8 +151,10 @@ def add_run(commands: Any) -> None:
     )
     sub.add_argument("--register", action="store_true", help=REGISTER_HELP)
     sub.add_argument("--probabilities", action="store_true", help="also write <case>_prob.nii.gz, if the bundle can")
+    sub.add_argument("--uncertainty", action="store_true", help="also say how sure it is, if the bundle can")
     policy_options(sub)
     sub.add_argument("--no-pictures", action="store_true", help="write no PNG")
+    sub.add_argument("--backend", metavar="|".join(BACKENDS), help="what computes the network (the config's: eager)")
     sub.add_argument("--redo", action="store_true", help="do cases again that an earlier run finished")
     sub.add_argument(
         "--salted-names", action="store_true", help="name cases by hex digits, and no file or folder of the input"
@@ -167,13 +171,14 @@ def _run(options: argparse.Namespace) -> int:
         input_kind=options.input_kind,
         side=options.side,
         overlays=options.config,
-        settings=settings_of(options),
+        settings={**settings_of(options), **({"backend": options.backend} if options.backend else {})},
         pictures=not options.no_pictures,
         policy=policy_of(options),
         mapping=options.mapping,
         missing=options.missing,
         register=options.register,
         probabilities=options.probabilities,
+        uncertainty=options.uncertainty,
         redo=options.redo,
         salted_names=options.salted_names,
         debug=options.debug,
