@@ -3,6 +3,7 @@
 Those that train for hours are read by the command's own parser instead.
 """
 
+import importlib.util
 import json
 import os
 import re
@@ -205,3 +206,11 @@ def test_check_page(tmp_path: Path, real_data: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-2000:]
         assert re.fullmatch(shown(text), done.stdout), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="the extra openvino is not installed")
+def test_export_page(tmp_path: Path, template_crop: Path) -> None:
+    shutil.copy(template_crop, tmp_path / "crop.nii.gz")
+    run_all(blocks("docs/how-to/export.md"), tmp_path)
+    assert {path.suffix for path in (tmp_path / "exported").iterdir()} >= {".xml", ".bin", ".ts"}

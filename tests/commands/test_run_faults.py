@@ -97,7 +97,14 @@ def test_finished_cases_are_skipped_65(
 
 
 @pytest.mark.parametrize(
-    "options", [("--redo",), ("--side", "right"), ("--set", "inferer::inferer::inferer::inferer::overlap=0.25"), ()]
+    "options",
+    [
+        ("--redo",),
+        ("--side", "right"),
+        ("--set", "inferer::inferer::inferer::inferer::overlap=0.25"),
+        ("--backend", "torchscript"),
+        (),
+    ],
 )
 def test_another_setting_redoes(run: Callable[..., int], crops: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     """The last one: a picture is wanted that the earlier run did not draw."""

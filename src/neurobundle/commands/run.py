@@ -213,6 +213,7 @@ class Run(RunSteps):
                 # Only where it is asked for, so that cases that were finished without it stay finished.
                 **({"register": True} if self.wanted.place else {}),
                 **self._helper(),
+                **self._backend(),
             ),
             "versions": dict(fingerprint.versions()),
         }
@@ -224,6 +225,14 @@ class Run(RunSteps):
         assert self.runner is not None
         file = weights_file() if self.runner.has("head") else None
         return {"anatomy": fingerprint.of_input(file)} if file is not None else {}
+
+    def _backend(self) -> dict[str, dict[str, str]]:
+        """What computes the network, if not PyTorch as it is: a result depends on that and on an exported file too."""
+        from neurobundle.infer import backend_key  # torch comes with it
+
+        assert self.runner is not None
+        key = backend_key(self.runner.inferer)
+        return {"backend": key} if key else {}
 
     def _finished(self, source: Source, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again."""
