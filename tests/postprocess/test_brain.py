@@ -317,7 +317,12 @@ def test_class_by_class_is_all_at_once(axes: str) -> None:
 def test_its_memory_is_that_of_a_few_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """33 classes at 1 mm would be refused where they stood side by side; one by one they pass."""
     asked: list[tuple[tuple[int, ...], int]] = []
-    monkeypatch.setattr(runner, "require_memory", lambda shape, classes: asked.append((tuple(shape), classes)))
+
+    def ask(shape: tuple[int, ...], classes: int, promised: int = 0) -> int:
+        asked.append((tuple(shape), classes))
+        return 0
+
+    monkeypatch.setattr(runner, "require_memory", ask)
     images = MetaTensor(torch.zeros(1, 1, 8, 8, 8), meta={"spatial_shape": np.array([[16, 16, 16]])})
     for chain in (Compose([LogitsToNativeLabelsd("pred", "image")]), Compose([])):
         runner.require_memory_of(images, 33, chain)
