@@ -18,6 +18,7 @@ from neurobundle.bundle.find import answers_of, find_bundle
 from neurobundle.bundle.workflow import Plan
 from neurobundle.commands.calibrate_card import publish_calibration
 from neurobundle.commands.evaluate import evaluate, evaluate_plan, folds_of, shipped_folds
+from neurobundle.commands.results import require_same_plan
 from neurobundle.errors import InputError, SettingError, WeightsError
 from neurobundle.export.tables import write_csv
 from neurobundle.files import require_writable, write_json
@@ -178,14 +179,7 @@ class Calibration:
             "overlays": self.overlays,
             "settings": self.settings,
         }
-        path = self.output / "calibrate.json"
-        if path.exists() and json.loads(path.read_text()) != plan:
-            raise SettingError(
-                "this folder holds a calibration with other settings or another datalist",
-                "Give another output folder, or delete this one.",
-                file=path,
-            )
-        write_json(path, plan)
+        require_same_plan(self.output / "calibrate.json", plan, "a calibration")
 
     def _is_done(self, fold: int) -> bool:
         """Whether these weights have predicted the fold to its end; the summary's weights are written last."""

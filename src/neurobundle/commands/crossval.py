@@ -24,9 +24,10 @@ from neurobundle.commands.card_activation import draw_activations
 from neurobundle.commands.crossval_pool import pool_classes, pool_structures
 from neurobundle.commands.evaluate import evaluate, evaluate_plan
 from neurobundle.commands.record import DATALIST, record_crossval
+from neurobundle.commands.results import require_same_plan
 from neurobundle.commands.train import check_training, train_plan
 from neurobundle.errors import SettingError
-from neurobundle.files import require_writable, write_atomic, write_json
+from neurobundle.files import require_writable, write_atomic
 from neurobundle.load.class_labels import leaks_of
 from neurobundle.load.datalist import Item, read_datalist
 from neurobundle.measure.classification_evaluation import read_answers
@@ -130,14 +131,7 @@ class CrossValidation:
             "overlays": list(self.overlays),
             "settings": self.settings,
         }
-        path = self.output / "crossval.json"
-        if path.exists() and json.loads(path.read_text()) != plan:
-            raise SettingError(
-                "this folder holds a cross-validation with other settings or another datalist",
-                "Give another output folder, or delete this one.",
-                file=path,
-            )
-        write_json(path, plan)
+        require_same_plan(self.output / "crossval.json", plan, "a cross-validation")
 
     def _train(self, fold: int, threads: int | None) -> None:
         folder = self.folder(fold)

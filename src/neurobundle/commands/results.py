@@ -1,4 +1,4 @@
-"""What an evaluation found, as a few lines for the terminal."""
+"""What a folder of results holds: in a few lines for the terminal, and what they were made with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from neurobundle.errors import SettingError
+from neurobundle.files import write_json
 
 #: Column of the terminal's table, metric, decimals.
 COLUMNS = (("Dice", "dice", 3), ("NSD", "nsd", 3), ("HD95 mm", "hd95_mm", 2), ("sens.", "sensitivity", 3))
@@ -65,3 +68,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))] if rows else []
     return ["  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def require_same_plan(path: Path, plan: Mapping[str, Any], what: str) -> None:
+    """Note what a folder's results are made with, or see that it is what was noted.
+
+    Args:
+        path: the note.
+        plan: settings and hashes, as JSON holds them.
+        what: the folder holds, for people.
+
+    Raises:
+        SettingError: if another plan was noted.
+    """
+    if path.exists() and json.loads(path.read_text()) != plan:
+        raise SettingError(
+            f"this folder holds {what} with other settings or another datalist",
+            "Give another output folder, or delete this one.",
+            file=path,
+        )
+    write_json(path, dict(plan))

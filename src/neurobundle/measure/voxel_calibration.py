@@ -216,10 +216,10 @@ def marginal_errors(case: CaseLogits, structures: Structures, temperature: float
 
 def _softmax(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities along the first axis."""
-    scaled = logits / temperature
-    exponential = np.exp(scaled - scaled.max(axis=0))
-    total: np.ndarray = exponential / exponential.sum(axis=0)
-    return total
+    from scipy.special import softmax
+
+    values: np.ndarray = softmax(logits / temperature, axis=0)
+    return values
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
