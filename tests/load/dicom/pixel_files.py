@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -90,14 +89,12 @@ def read(path: Path, **options: Any) -> np.ndarray:
 
 
 def refused(path: Path, cause: str, **options: Any) -> InputError:
-    """The error: it names the file and a way out, says nothing of the patient, and comes at once."""
-    start = time.perf_counter()
+    """The error: it names the file and a way out, and says nothing of the patient."""
     with pytest.raises(InputError, match=cause) as caught:
         read(path, **options)
     assert caught.value.file == str(path)
     assert caught.value.way_out
     assert "DOE" not in str(caught.value)
-    assert time.perf_counter() - start < 5
     return caught.value
 
 
