@@ -16,13 +16,13 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/neurobundle demo -o demo
 
-## test: the suite that every change must pass (under 12 minutes on 2 cores)
+## test: the suite that every change must pass (under 12 minutes on 2 cores; each worker keeps to one of them)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/build.py --check
-	$(BIN)/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 ## test-all: what is left: long registrations, kill tests, subprocesses, the wheel
 test-all: $(READY)
