@@ -134,6 +134,18 @@ def test_an_overlay_takes_effect(bundle: Path, overlay: str) -> None:
 
 
 @pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
+def test_the_tensorrt_overlay_wants_a_gpu(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(bundle, "inference", ["inference_trt"])
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    parser = plan.workflow().parser
+    assert (parser["backend"], parser["device"]) == ("tensorrt", "cuda")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with pytest.raises(SettingError, match="there is no cuda: this machine has 0 CUDA devices"):
+        plan.workflow()
+    assert make_plan(bundle, "inference", ["inference_trt"], {"device": "cpu"}).workflow().parser["device"] == "cpu"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=lambda path: path.name)
 def test_front_and_back_are_not_mirrored_in_training(bundle: Path) -> None:
     """Axis 1 is front-back and 2 up-down in RAS: no bundle of anatomy flips them."""
     random_transforms = make_plan(bundle, "train").workflow().parser["train::random_transforms"]

@@ -100,7 +100,7 @@ class Plan:
         """The plan as MONAI's ``ConfigWorkflow``, parsed and checked, not yet initialised.
 
         Raises:
-            SettingError: if a setting names an id that the config does not have.
+            SettingError: if a setting names an id that the config does not have, or the device is not there.
         """
         from monai.bundle import ConfigParser, ConfigWorkflow
 
@@ -114,7 +114,9 @@ class Plan:
         known = {**dict.fromkeys(SHARED_IDS + TRAIN_IDS), **own}
         for overlay in self.overlays:
             refuse_unknown(known, read_config(overlay), overlay)
-        refuse_unknown(ConfigParser.load_config_files(files), self.settings, self.config_files[0])
+        merged = ConfigParser.load_config_files(files)
+        refuse_unknown(merged, self.settings, self.config_files[0])
+        _require_device(self.settings.get("device", merged.get("device")))
         return ConfigWorkflow(
             config_file=files,
             meta_file=str(Path(self.bundle_dir) / "configs" / "metadata.json"),
@@ -232,12 +234,17 @@ def device_setting(device: str) -> dict[str, str]:
     kind, _, index = device.partition(":")
     if kind not in ("cpu", "cuda") or (index and not index.isdigit()) or (kind == "cpu" and index):
         raise SettingError(f"--device must be auto, cpu, cuda or cuda:N, got {device!r}", "Leave it out for auto.")
-    if kind == "cuda":
-        import torch
-
-        if int(index or 0) >= torch.cuda.device_count():
-            raise SettingError(
-                f"there is no {device}: this machine has {torch.cuda.device_count()} CUDA devices",
-                "Use --device cpu or --device auto.",
-            )
+    _require_device(device)
     return {"device": device}
+
+
+def _require_device(device: Any) -> None:
+    """Refuses a CUDA device by name where there is none; what else a config may say is torch's to judge."""
+    kind, _, index = device.partition(":") if isinstance(device, str) else ("", "", "")
+    if kind != "cuda" or (index and not index.isdigit()):
+        return
+    import torch
+
+    if int(index or 0) >= torch.cuda.device_count():
+        cause = f"there is no {device}: this machine has {torch.cuda.device_count()} CUDA devices"
+        raise SettingError(cause, "Use --device cpu.")
