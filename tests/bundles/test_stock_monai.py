@@ -73,7 +73,7 @@ def test_inference_equals_our_command_voxel_for_voxel(tmp_path: Path, template_c
         nib.save(nib.Nifti1Image(array.astype(np.float32), crop.affine), images / f"case_{n}.nii.gz")
     assert main(["run", HIPPOCAMPUS.name, "-i", str(images), "-o", str(tmp_path / "ours"), "--device", "cpu"]) == 0
     stock = tmp_path / "stock"
-    monai(
+    said = monai(
         "run",
         *configs(HIPPOCAMPUS, "inference.yaml"),
         "--dataset_dir",
@@ -87,6 +87,7 @@ def test_inference_equals_our_command_voxel_for_voxel(tmp_path: Path, template_c
         ours, theirs = (nib.load(folder / f"case_{n}_seg.nii.gz") for folder in (tmp_path / "ours", stock))
         assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
         assert np.array_equal(ours.affine, theirs.affine)
+    assert said.count("8 windows of 40 x 56 x 40 over 48 x 64 x 48 voxels") == 2, "WindowInferer plans each case"
 
 
 def test_train_and_evaluate_with_smoke_on_real_files(real_data: Path, tmp_path: Path) -> None:

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
 from monai.inferers import SlidingWindowInferer
+from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged
 
 from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.infer import windows
@@ -61,6 +65,27 @@ def test_wherever_the_sums_lie(network: torch.nn.Module, stitch: str, tmp_path: 
     found = WindowInferer(**settings, stitch=stitch, folder=tmp_path)(inputs, network)
     assert torch.equal(found, WindowInferer(**settings)(inputs, network))
     assert not list(tmp_path.iterdir())
+
+
+def test_in_a_script_of_monais_own(network: torch.nn.Module, tmp_path: Path) -> None:
+    """MONAI's evaluator, loader and transforms; nothing else of this library."""
+    path = tmp_path / "a.nii.gz"
+    nib.save(nib.Nifti1Image(image(30, 24, 20)[0].permute(1, 2, 3, 0).numpy(), np.eye(4)), path)
+    load = Compose([LoadImaged("image"), EnsureChannelFirstd("image")])
+    found = []
+    for inferer in (WindowInferer((16, 16, 16), overlap=0.5), SlidingWindowInferer((16, 16, 16), overlap=0.5)):
+        evaluator = SupervisedEvaluator(
+            device=torch.device("cpu"),
+            val_data_loader=DataLoader(Dataset([{"image": str(path)}], load), batch_size=1),
+            network=network,
+            inferer=inferer,
+            decollate=False,
+        )
+        evaluator.run()
+        found.append(evaluator.state.output["pred"])
+    assert found[0].shape == (1, 3, 30, 24, 20)
+    assert torch.allclose(found[0].as_tensor(), found[1].as_tensor(), atol=1e-5)
+    assert torch.equal(found[0].affine, found[1].affine)
 
 
 def test_a_single_window_is_passed_on() -> None:
