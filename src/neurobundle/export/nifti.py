@@ -61,7 +61,7 @@ def save_label_map(
         InputError: if a value is not a whole number, or outside the type.
         EnvironmentFault: if the file cannot be written, or reads back as something else.
     """
-    return _write(path, encode(as_integers(labels, dtype), affine, form_code, units))
+    return write_checked(path, encode(as_integers(labels, dtype), affine, form_code, units))
 
 
 def save_volume(
@@ -80,7 +80,7 @@ def save_volume(
         InputError: if the type is none of NIfTI's for real numbers.
         EnvironmentFault: if the file cannot be written, or reads back as something else.
     """
-    return _write(path, encode(data, affine, form_code, units))
+    return write_checked(path, encode(data, affine, form_code, units))
 
 
 def save_probabilities(
@@ -102,7 +102,7 @@ def save_probabilities(
     if not (np.isfinite(shares).all() and shares.min() >= 0 and shares.max() <= 1):
         raise InputError("there are probabilities outside 0 to 1", "Report this with the config.")
     steps = np.rint(np.moveaxis(shares, 0, -1) * 255).astype(np.uint8)
-    return _write(path, encode(steps, affine, form_code, units, slope=1 / 255))
+    return write_checked(path, encode(steps, affine, form_code, units, slope=1 / 255))
 
 
 def label_map_bytes(labels: npt.NDArray[Any], affine: npt.ArrayLike, form_code: int = SCANNER_ANAT) -> bytes:
@@ -193,7 +193,12 @@ def _fortran_bytes(data: npt.NDArray[Any]) -> bytes:
     return out.tobytes(order="F")
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write_checked(path: Path, content: bytes) -> Path:
+    """Write what :func:`encode` gives atomically, packed if the name ends so, and read it back first.
+
+    Raises:
+        EnvironmentFault: if the file cannot be written, or reads back as something else.
+    """
     packed = path.name.lower().endswith(".gz")
 
     def check(temporary: Path) -> None:

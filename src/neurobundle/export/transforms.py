@@ -43,7 +43,7 @@ class SaveLabelMapd(SaveImaged):
         return result
 
     def _save(self, labels: MetaTensor, case: str) -> None:
-        place = _place(labels, case, f"{self.suffix}.nii.gz")
+        place = destination_of(labels, case, f"{self.suffix}.nii.gz")
         array = labels.as_tensor()[0].cpu().numpy()
         target = self.output_dir / place.name
         path = save_label_map(target, array, place.affine, place.form_code, place.units, self.dtype)
@@ -67,13 +67,13 @@ class SaveProbabilitiesd(SaveImaged):
         """Write the probabilities of one case; the data pass through unchanged."""
         result = dict(data)
         for key in self.key_iterator(result) if self.enabled else ():
-            place = _place(result[key], str(result.get("case") or ""), PROBABILITIES_ENDING)
+            place = destination_of(result[key], str(result.get("case") or ""), PROBABILITIES_ENDING)
             array = result[key].as_tensor().float().cpu().numpy()
             save_probabilities(self.output_dir / place.name, array, place.affine, place.form_code, place.units)
         return result
 
 
-class _Place(NamedTuple):
+class Destination(NamedTuple):
     """Where a result goes, and on which grid."""
 
     name: str
@@ -82,9 +82,10 @@ class _Place(NamedTuple):
     units: str
 
 
-def _place(result: MetaTensor, case: str, ending: str) -> _Place:
+def destination_of(result: MetaTensor, case: str, ending: str) -> Destination:
+    """Where a case's result goes: named after the case, else after the file that the image was read from."""
     name = case or case_name(str(result.meta["filename_or_obj"]))
     # The reader of ours gives these two; MONAI's readers do not.
     form_code, units = result.meta.get("form_code", SCANNER_ANAT), result.meta.get("units", "mm")
     affine = np.asarray(result.affine, dtype=np.float64)
-    return _Place(f"{name}{ending}", affine, int(form_code), str(units))
+    return Destination(f"{name}{ending}", affine, int(form_code), str(units))

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neurobundle.errors import InputError
-from neurobundle.export.nifti import SCANNER_ANAT, _write, encode
+from neurobundle.export.nifti import SCANNER_ANAT, encode, write_checked
 from neurobundle.files import write_json
 
 MAP_ENDING = "_uncertainty.nii.gz"
@@ -81,7 +81,7 @@ def save_map(
     Raises:
         EnvironmentFault: if the file cannot be written, or reads back as something else.
     """
-    return _write(path, encode(steps, affine, form_code, units, slope=1 / STEPS))
+    return write_checked(path, encode(steps, affine, form_code, units, slope=1 / STEPS))
 
 
 def read_uncertainty(path: Path, names: Mapping[int, str] | None = None) -> CaseUncertainty:

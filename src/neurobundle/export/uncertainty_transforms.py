@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import SaveImaged
 
-from neurobundle.export.transforms import _place
+from neurobundle.export.transforms import destination_of
 from neurobundle.export.uncertainty import MAP_ENDING, NUMBERS_ENDING, save_map, save_numbers
 from neurobundle.postprocess.uncertainty import NUMBERS, UNCERTAINTY
 
@@ -44,7 +44,7 @@ class SaveUncertaintyd(SaveImaged):
         return result
 
     def _save(self, found: MetaTensor, numbers: Mapping[str, Any], case: str) -> list[str]:
-        place = _place(found, case, MAP_ENDING)
+        place = destination_of(found, case, MAP_ENDING)
         steps = found.as_tensor()[0].cpu().numpy()
         name = place.name.removesuffix(MAP_ENDING)
         written = save_numbers(self.output_dir / f"{name}{NUMBERS_ENDING}", name, numbers)

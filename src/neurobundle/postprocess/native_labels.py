@@ -42,8 +42,8 @@ class _OnNativeGrid(MapTransform):
         result = dict(data)
         image = result[self.orig_key]
         for key in self.key_iterator(result):
-            network, native = _grids(image)
-            result[key] = _on_native(self.made(_plain(result[key]), network, native), native, image)
+            network, native = grids_of(image)
+            result[key] = on_native(self.made(_plain(result[key]), network, native), native, image)
         return result
 
     def made(self, logits: torch.Tensor, network: npt.NDArray[np.float64], native: Grid) -> torch.Tensor:
@@ -123,8 +123,15 @@ def _plain(logits: Any) -> torch.Tensor:
     return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).float()
 
 
-def _grids(image: Any) -> tuple[npt.NDArray[np.float64], Grid]:
-    """The affine of the grid that the network saw, and the native grid."""
+def grids_of(image: Any) -> tuple[npt.NDArray[np.float64], Grid]:
+    """The affine of the grid that the network saw, and the native grid.
+
+    Args:
+        image: what went through :class:`neurobundle.prepare.ToNetworkGridd`, and perhaps a crop.
+
+    Raises:
+        InputError: if it did not.
+    """
     for applied in reversed(getattr(image, "applied_operations", [])):
         record = applied.get(TraceKeys.EXTRA_INFO) or {}
         if "native_affine" in record:
@@ -133,7 +140,7 @@ def _grids(image: Any) -> tuple[npt.NDArray[np.float64], Grid]:
     raise InputError("the image did not go through ToNetworkGridd", "Use mri_preprocessing in the config.")
 
 
-def _on_native(values: torch.Tensor, native: Grid, image: MetaTensor) -> MetaTensor:
+def on_native(values: torch.Tensor, native: Grid, image: MetaTensor) -> MetaTensor:
     """With the metadata of an image, but for where it lies and what was done to it."""
     found = MetaTensor(values).copy_meta_from(image)
     found.affine = torch.from_numpy(native.affine.copy())

@@ -30,7 +30,7 @@ from neurobundle.infer.uncertainty import (
     structure_masks,
 )
 from neurobundle.postprocess.calibration import SegmentationCalibration, read_segmentation_calibration
-from neurobundle.postprocess.native_labels import _grids, _on_native
+from neurobundle.postprocess.native_labels import grids_of, on_native
 from neurobundle.prepare.grid import Grid
 from neurobundle.prepare.space import sample
 
@@ -114,7 +114,7 @@ class Uncertaintyd(MapTransform):
         logits, spread = given[: self.channels], given[self.channels :]
         if not bool(logits.isfinite().all()):
             raise InputError("the network gave logits that are not finite", "Check the weights and the image's values.")
-        affine, native = _grids(image)
+        affine, native = grids_of(image)
         probabilities = probabilities_of(logits, self.activation, self.calibration.temperature)
         entropy = predictive_entropy(probabilities, self.activation)
         members = None if voxels is None else np.asarray(voxels)[:, -len(self.structures) :]
@@ -129,7 +129,7 @@ class Uncertaintyd(MapTransform):
             member_voxels=members,
             flag_above=self.calibration.flag_above,
         )
-        result[f"{key}{UNCERTAINTY}"] = _on_native(native_steps(entropy, affine, native)[None], native, image)
+        result[f"{key}{UNCERTAINTY}"] = on_native(native_steps(entropy, affine, native)[None], native, image)
 
 
 def numbers_of(
