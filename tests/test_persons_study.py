@@ -100,6 +100,7 @@ def call(study: ModuleType, patch: pytest.MonkeyPatch, *words: object) -> None:
     study.main()
 
 
+@pytest.mark.slow
 def test_the_whole_way(
     study: ModuleType,
     done: Path,

@@ -159,6 +159,7 @@ def test_mass_effect_in_a_head_keeps_its_bone() -> None:
     assert not torch.equal(without, with_)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(KINDS)))
 def test_labels_are_braTS_values_inside_the_head(seed: int, kind: str) -> None:
     """0 to 3, never outside the skull, a glioma's never outside the brain and its sulci."""
@@ -176,6 +177,7 @@ def test_labels_are_braTS_values_inside_the_head(seed: int, kind: str) -> None:
         assert not (head.label == CORE).any()
 
 
+@pytest.mark.slow
 def test_every_kind_is_there_in_nearly_every_head() -> None:
     for kind in KINDS:
         found = 0

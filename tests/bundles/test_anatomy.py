@@ -116,6 +116,7 @@ def anatomy() -> Anatomy:
     return Anatomy(BUNDLE, settings={"device": "cpu"})
 
 
+@pytest.mark.slow
 @needs_weights
 def test_the_template_head_is_labelled(anatomy: Anatomy) -> None:
     """Its brain is what is not zero, nothing is odd about it, and both hippocampi lie where the template has them."""
@@ -131,6 +132,7 @@ def test_the_template_head_is_labelled(anatomy: Anatomy) -> None:
     assert brain.VolumeCheck().warnings(labels, head.affine, STRUCTURES) == []
 
 
+@pytest.mark.slow
 @needs_weights
 @pytest.mark.xfail(strict=True, raises=AssertionError, reason="a short training: docs/training-queue.md, job 2")
 def test_the_templates_brain_is_found(anatomy: Anatomy) -> None:

@@ -84,6 +84,7 @@ def test_the_network_sees_the_head_and_little_air(bundle: Path, case: dict[str, 
     assert np.abs(middle - nib.affines.apply_affine(AFFINE, MIDDLE)).max() < 3
 
 
+@pytest.mark.slow
 def test_our_command_stock_monai_and_evaluate_give_one_label_map(
     bundle: Path, case: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def test_nobody_stands_on_two_sides() -> None:
     assert {item["fold"] for item in items} == set(range(5))
 
 
+@pytest.mark.slow
 def test_the_shipped_list_can_be_made_again(real_data: Path, tmp_path: Path) -> None:
     """With one command, byte by byte."""
     words = ["split", str(real_data / "ce_mri"), "-o", str(tmp_path / "datalist.json"), "--folds", "5"]

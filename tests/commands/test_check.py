@@ -269,6 +269,7 @@ def test_it_is_a_light_door(tmp_path: Path) -> None:
     assert subprocess.run(words, check=False, stdout=subprocess.DEVNULL).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "dirt"),
     [

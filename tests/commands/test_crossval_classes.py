@@ -283,6 +283,7 @@ def test_cases_that_no_fold_answered_are_wrong(bundle: Path, data: Path, tmp_pat
 RESULTS = ("per_case.csv", "per_subject.csv", "calibration.json")
 
 
+@pytest.mark.slow
 def test_a_stopped_crossval_goes_on_to_the_same_numbers(
     bundle: Path, data: Path, tmp_path: Path, in_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_export_and_run(
     assert np.array_equal(*maps)
 
 
+@pytest.mark.slow
 def test_weights_that_were_trained_again_refuse_the_file(
     bundle: Path, tmp_path: Path, make_pair: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -401,6 +401,7 @@ print(used.tm.__name__, sys.modules["openvino_telemetry"])
 """
 
 
+@pytest.mark.slow
 def test_openvino_sends_no_word_of_its_use(tmp_path: Path) -> None:
     """Its telemetry, which would be sent when it is imported and when a network is converted, is never imported."""
     require_backend("openvino")

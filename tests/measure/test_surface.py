@@ -173,6 +173,7 @@ def test_monai_gives_the_same(
     assert of_ours(*pair, spacing, tolerance) == pytest.approx(of_monai(*pair, spacing, tolerance), abs=1e-3)
 
 
+@pytest.mark.slow
 @given(mask_pairs(ndim=2), SPACINGS, st.sampled_from([0.45, 1.1]))
 def test_monai_gives_the_same_in_a_slice(
     pair: tuple[np.ndarray, np.ndarray], spacing: tuple[float, ...], tolerance: float

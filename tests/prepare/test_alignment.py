@@ -313,6 +313,7 @@ def test_scans_that_lie_apart():
 # --- real scans ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_registered_scans_are_not_suspicious(real_data):
     """Every ordered pair of T1, T1c, T2 and FLAIR of one person, as published."""
     scans = [mri(real_data, "patient07", name) for name in ("FLAIR", "T1", "T1POST", "T2")]

@@ -231,6 +231,7 @@ MS_CENTRES_MM = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("patient", MS_CENTRES_MM)
 def test_ms_patients(real_data, patient):
     image = nibabel.load(next((real_data / "ms_lesions" / patient).glob("T1_*.nii.gz")))

@@ -38,6 +38,7 @@ def random_affine(seed: int) -> np.ndarray:
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_template_moved_by_a_random_affine(seed):
     """The hippocampi are where the matrix put them."""
@@ -49,6 +50,7 @@ def test_the_template_moved_by_a_random_affine(seed):
     assert found.coverage > 0.99
 
 
+@pytest.mark.slow
 def test_the_same_head_twice():
     """The same input gives the same matrix, bit for bit."""
     template = load_template()

@@ -323,6 +323,7 @@ def test_a_crop_is_the_crop_of_the_whole(items: list[dict[str, Any]], tmp_path: 
             assert torch.equal(crop[key].as_tensor(), whole[key].as_tensor()[box])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pos_ratio", [0.0, 0.3, 1.0, None])
 def test_centres_are_distributed_as_monais(
     pos_ratio: float | None, items: list[dict[str, Any]], tmp_path: Path

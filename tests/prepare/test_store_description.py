@@ -312,6 +312,7 @@ def test_what_holds_itself() -> None:
         described(endless)
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process(tmp_path: Path) -> None:
     """Whose hashes of words and addresses are others, and whose code lies elsewhere."""
     source = (

@@ -139,6 +139,7 @@ def test_noise_is_not_registered():
     assert "nothing in common" in found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [np.s_[:, :, :20], np.s_[:, :24, :]], ids=["bottom", "back"])
 def test_a_partial_scan_stays_or_is_mended(part):
     """A part of a head whose header is right stays; one 10 mm and 5 degrees wrong comes back.
@@ -197,6 +198,7 @@ def test_an_itk_that_fails_leaves_the_search_s_result(monkeypatch):
     assert left_mm(fixed, truth, found) < 3
 
 
+@pytest.mark.slow
 def test_a_study_in_order_and_twice():
     """One answer for each scan, in order; bit for bit the same again, whatever the number of threads outside."""
     import SimpleITK as sitk
@@ -365,6 +367,7 @@ PUBLISHED_MM = {
 QUICK = ("study2_FLAIR-study2_T1W", "study2_FLAIR-study1_FLAIR")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED_MM]
 )
@@ -390,6 +393,7 @@ def test_the_published_convention(real_data):
 TRIES = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 10))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", TRIES)
 def test_registered_scans_misplaced(real_data, seed):
     """5 mm and 5 degrees in random directions: suspicious, mended to under 1 mm at the head's corners, and then not."""

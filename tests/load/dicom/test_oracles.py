@@ -79,6 +79,7 @@ def test_good_series(plane: str, tmp_path: Path) -> None:
     assert_same(read_volume(tmp_path), *by_simpleitk(tmp_path))
 
 
+@pytest.mark.slow
 def test_good_series_by_monai(tmp_path: Path) -> None:
     folders = [tmp_path / plane for plane in PLANES]
     for folder in folders:
