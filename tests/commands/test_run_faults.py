@@ -20,6 +20,7 @@ from neurobundle import memory
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.cli import main
 from neurobundle.errors import EnvironmentFault
+from neurobundle.networks.manifest import write_entry
 
 from ..helpers import Maker
 
@@ -109,6 +110,29 @@ def test_another_setting_redoes(run: Callable[..., int], crops: Path, tmp_path: 
     before = times(tmp_path)
     assert run(crops, options=options) == 0
     assert all(after != before[name] for name, after in times(tmp_path).items())
+
+
+def test_another_calibration_redoes_what_it_decides(
+    run: Callable[..., int], crops: Path, tmp_path: Path, tiny_bundle: Path
+) -> None:
+    """The numbers of an uncertainty depend on it; a run that was asked for none does not."""
+
+    def scores(temperature: float) -> list[float]:
+        content = {"temperature": temperature, "flag_above": None, "chosen_on": "nothing", "n": 0}
+        (tiny_bundle / "models" / "calibration.json").write_text(json.dumps(content))
+        write_entry(tiny_bundle / "models", "calibration.json", origin="trained-here")
+        assert run(crops, options=("--no-pictures", "--uncertainty")) == 0
+        return [entry["uncertainty"]["case_score"] for entry in cases(tmp_path)]
+
+    first = scores(1.0)
+    before = times(tmp_path)
+    assert (scores(1.0), times(tmp_path)) == (first, before)
+    assert all(new > old for new, old in zip(scores(9.0), first, strict=True)), "flatter probabilities"
+    assert run(crops) == 0
+    before = times(tmp_path)
+    (tiny_bundle / "models" / "calibration.json").unlink()
+    assert run(crops) == 0
+    assert times(tmp_path) == before
 
 
 def test_cases_of_two_runs_stand_in_one_report(run: Callable[..., int], crops: Path, tmp_path: Path) -> None:

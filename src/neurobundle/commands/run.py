@@ -214,6 +214,7 @@ class Run(RunSteps):
                 **({"register": True} if self.wanted.place else {}),
                 **self._helper(),
                 **self._backend(),
+                **self._calibration(),
             ),
             "versions": dict(fingerprint.versions()),
         }
@@ -233,6 +234,15 @@ class Run(RunSteps):
         assert self.runner is not None
         key = backend_key(self.runner.inferer)
         return {"backend": key} if key else {}
+
+    def _calibration(self) -> dict[str, Any]:
+        """What ``neurobundle calibrate`` chose, where the config says how sure it is: the numbers depend on it."""
+        from neurobundle.postprocess.uncertainty import Uncertaintyd
+
+        assert self.runner is not None
+        steps = getattr(self.runner.part("postprocessing"), "transforms", ())
+        asked = [asdict(step.calibration) for step in steps if isinstance(step, Uncertaintyd) and step.enabled]
+        return {"calibration": asked} if asked else {}
 
     def _finished(self, source: Source, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again."""
