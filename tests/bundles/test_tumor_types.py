@@ -17,6 +17,7 @@ from ..conftest import ROOT
 
 BUNDLE = ROOT / "bundles" / "tumor_type_classification"
 RESULTS = BUNDLE / "docs" / "results"
+BOTH_WAYS = (("attention", "mean"), ("mean", "attention"))
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -73,6 +74,23 @@ def test_what_leaks_stands_beside_what_does_not() -> None:
     assert {line["case"] for line in table} == {line["case"] for line in rows("per_case.csv")}
     assert accuracy(table) == pytest.approx(leaking["accuracy"]["mean"], abs=1e-6)
     assert accuracy(table) > 0.948  # Swati et al. 2019, whose split is not stated
+
+
+def share(name: str, column: str) -> float:
+    """Of the answers in a column those that are the truth."""
+    return float(np.mean([row[column] == row["truth"] for row in rows(name)]))
+
+
+def test_attention_stands_beside_the_mean() -> None:
+    """The page's rows from the file, and its figures counted again from the answers."""
+    study = json.loads((RESULTS / "persons.json").read_text())
+    page = (ROOT / "docs" / "concepts" / "classification.md").read_text()
+    assert study["persons"] == len(rows("persons.csv")) == 164
+    for name, scores in study["rows"].items():
+        assert row(name, "", scores).replace("|  |", "|") in page
+        assert share("persons.csv", name) == pytest.approx(scores["accuracy"]["mean"], abs=1e-6)
+    alone = [[line[one] == line["truth"] != line[other] for line in rows("persons.csv")] for one, other in BOTH_WAYS]
+    assert [sum(each) for each in alone] == [2, 3]
 
 
 def test_the_folds_weights_give_the_published_answers(real_data: Path, tmp_path: Path) -> None:
