@@ -1,6 +1,8 @@
 """A network over windows: MONAI's answer, in the memory that there is."""
 
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -290,3 +292,30 @@ def test_no_overlap_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
 def test_settings_that_are_none(settings: dict[str, Any]) -> None:
     with pytest.raises(SettingError):
         WindowInferer((16, 16, 16), **settings)
+
+
+CAPPED = """
+import logging, resource, torch
+from neurobundle.infer import WindowInferer
+torch.set_num_threads(1)
+torch.manual_seed(0)
+layers = torch.nn.Conv3d(1, 32, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(32, 2, 3, padding=1)
+network, image = torch.nn.Sequential(*layers).eval(), torch.randn(1, 1, 96, 96, 96)
+def logits(together):
+    with torch.no_grad():
+        return WindowInferer((48, 48, 48), sw_batch_size=together, overlap=0.5, mode="gaussian")(image, network)
+one = logits(1)
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
+resource.setrlimit(resource.RLIMIT_DATA, ((used << 10) + (200 << 20),) * 2)
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+print(float((logits(27) - one).abs().max()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the cap is Linux's")
+def test_under_a_real_cap_it_falls_back_and_ends() -> None:
+    """The process may have 200 MiB more than it has; 27 windows together would take 400 in one layer alone."""
+    done = subprocess.run([sys.executable, "-c", CAPPED], capture_output=True, text=True, check=True)
+    assert "memory is exhausted: the same windows again, 13 at a time" in done.stderr
+    assert float(done.stdout) <= 1e-5
