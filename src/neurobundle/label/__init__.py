@@ -1,0 +1,1 @@
+"""The MONAI Label app, and what stands in front of it."""
