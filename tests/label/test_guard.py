@@ -157,11 +157,7 @@ def test_74_one_that_fails_makes_room_again() -> None:
         scope = {"type": "http", "method": "POST", "path": "/infer/a", "headers": [(b"host", b"localhost")]}
         for _ in range(3):
             with pytest.raises(ValueError, match="one bad case"):
-                await guard(
-                    {"type": "http", "method": "POST", "path": "/infer/a", "headers": [(b"host", b"localhost")]},
-                    None,
-                    None,
-                )  # type: ignore[arg-type]
+                await guard(scope, None, None)  # type: ignore[arg-type]
 
     asyncio.run(run())
 
