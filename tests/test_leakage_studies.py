@@ -66,6 +66,14 @@ def test_classical_learning(real_data: Path) -> None:
         assert scores["macro_f1"]["interval"][0] < scores["macro_f1"]["mean"] < scores["macro_f1"]["interval"][1]
 
 
+@pytest.mark.slow
+def test_the_outline_alone_tells_something(real_data: Path) -> None:
+    """Where a tumour lies and how it is shaped, of a fifth of the persons: above the share of the largest class."""
+    figures, rows = run("classic_learning", real_data, "--region", "outline")
+    assert (figures["failed"], figures["region"], len(rows)) == (0, "outline", 3)
+    assert figures["rows"]["outline"]["accuracy"]["mean"] > 0.5
+
+
 def test_classical_learning_of_any_datalist(tmp_path: Path) -> None:
     """Stripes of two directions: gradients tell them for sure; what cannot be read counts as wrong."""
     items = []

@@ -46,9 +46,9 @@ LAST_DIGITS = 2
 
 
 @cache
-def run(name: str, data: Path) -> tuple[dict[str, Any], list[str]]:
+def run(name: str, data: Path, *more: str) -> tuple[dict[str, Any], list[str]]:
     """What a study measures on a few cases, and the rows of its tables."""
-    words = [sys.executable, STUDIES / f"{name}.py", "--data", data, "--small"]
+    words = [sys.executable, STUDIES / f"{name}.py", "--data", data, "--small", *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()

@@ -12,7 +12,8 @@ Features are standardised and reduced to at most 200 principal components. The S
 weigh alike; its cost is chosen, and its scores become probabilities, by three parts of the training cases, whole
 persons each. So nothing of a held-out fold is known to what answers for it. Answers of all folds are pooled, and
 intervals are by bootstrap over persons. With ``--region tumour`` features are of the box around the published outline
-and a quarter more on each side, which no program knows without a radiologist.
+and a quarter more on each side, which no program knows without a radiologist. With ``--region outline`` there is no
+picture at all: the *outline* is its centre, box, area and second moments, in shares of the slice.
 
 Without ``--datalist`` it splits ce_mri by person as `neurobundle split` does. Run it from the repository's root:
 
@@ -58,6 +59,7 @@ COMPONENTS, COSTS, PARTS = 200, (1.0, 10.0, 100.0), 3
 STRIDE = 5
 
 FEATURES = ("HOG", "GLCM", "HOG and GLCM")
+OUTLINE = "outline"
 
 
 def options() -> argparse.Namespace:
@@ -66,7 +68,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("NEUROBUNDLE_DATA", "../shared/data")))
     parser.add_argument("--datalist", type=Path, help="pictures with classes and folds (ce_mri of --data)")
     parser.add_argument("--dataset-dir", type=Path, help="what its paths are relative to (its own folder)")
-    parser.add_argument("--region", choices=("slice", "tumour"), default="slice", help="what features are of (slice)")
+    parser.add_argument(
+        "--region", choices=("slice", "tumour", OUTLINE), default="slice", help="what features are of (slice)"
+    )
     parser.add_argument("--small", action="store_true", help="a fifth of the persons")
     parser.add_argument("-o", "--output", type=Path, help="gets a folder of scores for each kind of features")
     found = parser.parse_args()
@@ -119,6 +123,22 @@ def features_of(picture: np.ndarray) -> dict[str, np.ndarray]:
     return {"HOG": gradients, "GLCM": grain, "HOG and GLCM": np.concatenate([gradients, grain])}
 
 
+def outline_of(item: Item) -> np.ndarray:
+    """Where the published outline lies and how it is shaped: no grey value, ``(10,)``.
+
+    Centre, corners of the box and root of the area, in shares of the slice's sides; then the standard deviations along
+    and across its long axis, and the cosine of twice that axis's angle.
+    """
+    mask = read_volume(Path(item["mask"]), LABEL).data > 0
+    if mask.ndim != 2 or not mask.any():
+        raise InputError("it has no outline", "Leave the case out.", file=item["mask"])
+    where = (np.argwhere(mask) + 0.5) / mask.shape
+    spread, axes = np.linalg.eigh(np.cov(where.T) + 1e-8 * np.eye(2))
+    along = axes[0, 1] ** 2 - axes[1, 1] ** 2
+    corners = where.min(axis=0), where.max(axis=0)
+    return np.array([*where.mean(axis=0), *corners[0], *corners[1], mask.mean() ** 0.5, *spread[::-1] ** 0.5, along])
+
+
 def learn(features: np.ndarray, labels: np.ndarray, persons: np.ndarray) -> CalibratedClassifierCV:
     """An SVM whose cost and whose probabilities come from whole persons that each fit has not seen."""
     parts = list(GroupKFold(PARTS).split(features, labels, persons))
@@ -164,17 +184,21 @@ def main() -> None:
     """Compute features once, then learn and score each kind of them."""
     given = options()
     items, classes = cases_of(given)
-    features: dict[str, dict[str, np.ndarray]] = {name: {} for name in FEATURES}
+    kinds = (OUTLINE,) if given.region == OUTLINE else FEATURES
+    features: dict[str, dict[str, np.ndarray]] = {name: {} for name in kinds}
     problems: dict[str, str] = {}
     for item in items:
         try:
-            for name, values in features_of(picture_of(item, given.region)).items():
+            found = (
+                {OUTLINE: outline_of(item)} if given.region == OUTLINE else features_of(picture_of(item, given.region))
+            )
+            for name, values in found.items():
                 features[name][item["case"]] = values
         except InputError as error:
             problems[item["case"]] = error.brief()
     rows, figures = [], {}
     persons = len({item["subject"] for item in items})
-    for name in FEATURES:
+    for name in kinds:
         evaluation = out_of_fold(items, features[name], problems, classes)
         summary = evaluation.score()
         if given.output is not None:

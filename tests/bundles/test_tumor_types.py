@@ -57,8 +57,12 @@ def test_the_goal_of_calibration_is_reached() -> None:
 def row(what: str, of: str, scores: dict[str, dict[str, Any]]) -> str:
     """As the card writes it."""
     cells = [scores[name] for name in ("accuracy", "macro_f1", "macro_auroc")]
-    written = [f"{cell['mean']:.3f} ({cell['interval'][0]:.3f} to {cell['interval'][1]:.3f})" for cell in cells]
-    return f"| {what} | {of} | {' | '.join(written)} |"
+    return f"| {what} | {of} | {' | '.join(interval(cell) for cell in cells)} |"
+
+
+def interval(cell: dict[str, Any]) -> str:
+    """A mean with its interval."""
+    return f"{cell['mean']:.3f} ({cell['interval'][0]:.3f} to {cell['interval'][1]:.3f})"
 
 
 def test_what_leaks_stands_beside_what_does_not() -> None:
@@ -91,6 +95,24 @@ def test_attention_stands_beside_the_mean() -> None:
         assert share("persons.csv", name) == pytest.approx(scores["accuracy"]["mean"], abs=1e-6)
     alone = [[line[one] == line["truth"] != line[other] for line in rows("persons.csv")] for one, other in BOTH_WAYS]
     assert [sum(each) for each in alone] == [2, 3]
+
+
+def test_the_controls_stand_in_the_card_and_on_the_page() -> None:
+    """Rows from the file; accuracies counted again from the answers; blanked far above the largest class, and said."""
+    study = json.loads((RESULTS / "controls.json").read_text())
+    card = (BUNDLE / "docs" / "README.md").read_text()
+    page = (ROOT / "docs" / "concepts" / "leakage.md").read_text()
+    scores = {**study["rows"], "outline": study["outline"]}
+    for name, run in scores.items():
+        cells = " | ".join(interval(run[metric]) for metric in ("accuracy", "macro_f1"))
+        assert f"| {cells} |" in page
+        assert name == "outline" or f"| {name} | {cells} |" in card
+        assert share("controls.csv", name) == pytest.approx(run["accuracy"]["mean"], abs=1e-6)
+        less = run.get("against_unchanged")
+        if less:
+            assert interval({"mean": less["difference"], "interval": less["interval"]}) in page
+    assert scores["blanked"]["accuracy"]["interval"][0] > 0.8 > study["majority"]
+    assert "no evidence that it knows these tumours by their tissue" in " ".join(card.split())
 
 
 def test_the_folds_weights_give_the_published_answers(real_data: Path, tmp_path: Path) -> None:
