@@ -266,6 +266,8 @@ def test_a_spelled_norm_is_the_norm() -> None:
     for norm, shape in (
         (nn.InstanceNorm3d(3), (2, 3, 5, 6, 7)),
         (nn.InstanceNorm2d(3, affine=True, eps=0.1), (2, 3, 5, 6)),
+        (nn.GroupNorm(2, 6), (2, 6, 5, 6, 7)),
+        (nn.GroupNorm(4, 4, affine=False), (1, 4, 5, 6)),
     ):
         if norm.affine:
             nn.init.uniform_(norm.weight)
@@ -278,15 +280,17 @@ def test_a_spelled_norm_is_the_norm() -> None:
     assert isinstance(spelled_out(running)[0], nn.InstanceNorm2d)
 
 
-def test_openvino_normalises_many_voxels_exactly() -> None:
-    """Where it sums float32 numbers one after the other, this is 3e-3 away."""
-    require_backend("openvino")
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d(3), nn.GroupNorm(1, 3)], ids=["instance", "group"])
+def test_many_voxels_are_normalised_exactly(backend: str, norm: nn.Module) -> None:
+    """Where a runtime sums float32 numbers one after the other, this is 3e-3 away."""
+    require_backend(backend)
     torch.manual_seed(0)
-    layers = (nn.ConvTranspose3d(8, 3, 3, 2, 1, 1), nn.InstanceNorm3d(3), nn.PReLU(), nn.Conv3d(3, 3, 3, padding=1))
+    layers = (nn.ConvTranspose3d(8, 3, 3, 2, 1, 1), norm, nn.PReLU(), nn.Conv3d(3, 3, 3, padding=1))
     net, x = nn.Sequential(*layers).eval(), image(1, 8, 40, 48, 40)
     with torch.no_grad():
         expected = net.double()(x.double()).float()
-        assert far(BackendInferer(backend="openvino")(x, net.float()), expected) < 2e-5
+        assert far(BackendInferer(backend=backend)(x, net.float()), expected) < 2e-5
 
 
 # --- exported files -----------------------------------------------------------------------------------------------

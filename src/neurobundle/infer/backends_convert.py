@@ -255,7 +255,9 @@ def _make_onnx(call: Call, window: torch.Tensor) -> Writer:
     free = dict.fromkeys((0, *range(2, window.ndim)), torch.export.Dim.AUTO)
     two = torch.cat([window[:1], window[:1]])  # exporters take a size of 1 as fixed
     with contextlib.redirect_stdout(io.StringIO()):
-        program = torch.onnx.export(call, (two,), dynamo=True, verbose=False, dynamic_shapes=(free,))
+        program = torch.onnx.export(
+            spelled_out(copy.deepcopy(call)), (two,), dynamo=True, verbose=False, dynamic_shapes=(free,)
+        )
     assert program is not None
     model = program.model_proto
 
