@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from hypothesis import settings
 
+from neurobundle.networks import residual_unet, save_weights
 from neurobundle.prepare.register import template_path
 
 # A loaded machine is slow, and a failure that nobody can repeat is no help.
@@ -75,3 +78,21 @@ def make_pair() -> Callable[..., tuple[Path, Path]]:
         return paths[0], paths[1]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the hippocampus bundle with a tiny network that knows nothing: fast, and nobody's weights."""
+    folder = tmp_path_factory.mktemp("bundles") / "tiny_segmentation"
+    shutil.copytree(
+        ROOT / "bundles" / "hippocampus_segmentation", folder, ignore=shutil.ignore_patterns("*.pt", "M*256")
+    )
+    torch.manual_seed(0)
+    save_weights(residual_unet(1, 3, size="tiny"), folder / "models" / "model.pt", origin="released")
+    for name in ("train", "inference"):
+        path = folder / "configs" / f"{name}.yaml"
+        text = path.read_text().replace("network_size: full", "network_size: tiny")
+        # What a network that knows nothing finds is never plausible.
+        text = text.replace("plausible:\n  _target_: neurobundle.postprocess.HippocampusCheck\n", "")
+        path.write_text(text.replace("window: [40, 56, 40]", "window: [24, 24, 24]"))
+    return folder

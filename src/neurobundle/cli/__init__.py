@@ -13,7 +13,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from neurobundle import __version__
-from neurobundle.cli import audit, bundles, calibrating, exporting, reproduce, scans, scores, stack, strip, training
+from neurobundle.cli import (
+    audit,
+    bundles,
+    calibrating,
+    exporting,
+    labelling,
+    reproduce,
+    scans,
+    scores,
+    stack,
+    strip,
+    training,
+)
 from neurobundle.cli.console import EXIT_CODES, Parser
 from neurobundle.errors import ExitCode, NeurobundleError, causes_of, ours_in
 
@@ -42,6 +54,8 @@ _COMMANDS = (
     bundles.add_card,
     bundles.add_doctor,
     bundles.add_new,
+    labelling.add_label,
+    labelling.add_label_app,
     bundles.add_demo,
 )
 

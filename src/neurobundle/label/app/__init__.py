@@ -1,0 +1,1 @@
+"""The app that ``monailabel start_server --app`` loads: ``main.py``. It needs MONAI Label."""

@@ -1,0 +1,74 @@
+"""What ``monailabel start_server --app $(neurobundle label-app)`` loads."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.tasks.activelearning.first import First
+from monailabel.tasks.activelearning.random import Random
+
+from neurobundle import __version__
+from neurobundle.bundle.configfile import read_config
+from neurobundle.bundle.find import channels_of, find_bundle, reference_of, takes_pictures
+from neurobundle.bundle.workflow import config_file
+from neurobundle.commands.run import UNCERTAINTY_ID
+from neurobundle.commands.sources import Wanted
+from neurobundle.errors import SettingError
+from neurobundle.label.app.datastore import StudyDatastore
+from neurobundle.label.app.tasks import Ask, CaseScores, Uncertain
+from neurobundle.label.studies import StudyStore
+
+
+class NeurobundleApp(MONAILabelApp):
+    """Serves bundles on studies.
+
+    Args:
+        app_dir: this file's folder.
+        studies: the folder of studies.
+        conf: ``bundles``, names with commas between them; ``store``, the folder that the app keeps.
+    """
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        names = [name for name in conf.get("bundles", "").split(",") if name]
+        if not names or not conf.get("store"):
+            raise SettingError("the app wants --conf bundles NAME,NAME and --conf store DIR", "Use neurobundle label.")
+        store = Path(conf["store"])
+        self.bundles = [_copied(find_bundle(name), store / "bundles") for name in names]
+        first = self.bundles[0]
+        wanted = Wanted(channels_of(first), reference_of(first), pictures=takes_pictures(first))
+        self.store = StudyStore(store, wanted)
+        super().__init__(
+            app_dir, studies, conf, "Neurobundle", "Bundles for brain MRI. Not for diagnosis.", __version__
+        )
+
+    def init_datastore(self) -> Datastore:
+        """The store, with all studies gathered."""
+        return StudyDatastore(self.store, Path(self.studies))
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """One for each bundle."""
+        return {bundle.name: Ask(bundle, self.store) for bundle in self.bundles}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """In the order of the clients' menu."""
+        return {"uncertain": Uncertain(), "first": First(), "random": Random()}
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Case scores of the bundles that can say how sure they are."""
+        sure = [bundle for bundle in self.bundles if UNCERTAINTY_ID in read_config(config_file(bundle, "inference"))]
+        return {f"case_score_{bundle.name}": CaseScores(Ask(bundle, self.store)) for bundle in sure}
+
+
+def _copied(bundle: Path, folder: Path) -> Path:
+    """The store's own copy of a bundle, which a training may change."""
+    copy = folder / bundle.name
+    if not copy.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("fold*.pt", "docs"))
+    return copy

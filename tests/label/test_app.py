@@ -1,0 +1,158 @@
+"""Our app in a real MONAI Label server: studies as cases, answers with numbers, the least sure image first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from neurobundle.cli import main
+from neurobundle.geometry import same_grid
+from neurobundle.networks import save_weights, strided_unet
+
+from ..conftest import ROOT
+from ..load.dicom import make
+from .client import ServerError, SlicerClient
+from .conftest import free_port
+
+pytestmark = pytest.mark.slow
+
+TUMOUR = "brain_tumor_segmentation"
+
+
+def contrast(ds: Any, _: int) -> None:
+    ds.ContrastBolusAgent, ds.SeriesNumber = "Gadolinium", 7
+
+
+def t2(ds: Any, _: int) -> None:
+    ds.ScanningSequence, ds.SequenceVariant, ds.EchoTime = "SE", "SK", "95"
+    ds.RepetitionTime, ds.InversionTime, ds.SeriesNumber = "4500", None, 8
+
+
+def flair(ds: Any, _: int) -> None:
+    ds.ScanningSequence, ds.SequenceVariant, ds.EchoTime = ["SE", "IR"], "SK", "120"
+    ds.RepetitionTime, ds.InversionTime, ds.SeriesNumber = "9000", "2500", 9
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DICOM study of four series in no order, and a bundle that knows nothing."""
+    folder = tmp_path_factory.mktemp("app")
+    size: dict[str, Any] = {"slices": 26, "rows": 30, "columns": 24, "step": 1.5}
+    for n, (name, edit) in enumerate({"d": t2, "a": flair, "c": contrast, "b": None}.items()):
+        make.series(folder / "studies" / "one" / name, uid=f"{make.SERIES}.{n}", edit=edit, **size)
+    copy = folder / TUMOUR
+    shutil.copytree(ROOT / "bundles" / TUMOUR, copy, ignore=shutil.ignore_patterns("*.pt", "M*256", "docs"))
+    torch.manual_seed(0)
+    save_weights(strided_unet(4, 3, "tiny"), copy / "models" / "model.pt", origin="released")
+    path = copy / "configs" / "inference.yaml"
+    text = path.read_text().replace("network_size: full", "network_size: tiny")
+    path.write_text(text.replace("window: [80, 96, 80]", "window: [16, 16, 16]"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
+    """``neurobundle label`` on a free port."""
+    port = free_port()
+    words = [label_python, "-m", "neurobundle", "label", place / TUMOUR, "--studies", place / "studies"]
+    words += ["--store", place / "store", "--port", str(port)]
+    with (place / "server.txt").open("wb") as log:
+        process = subprocess.Popen(
+            [*map(str, words)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=place,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        client = SlicerClient(f"http://127.0.0.1:{port}")
+        try:
+            for _ in range(300):
+                assert process.poll() is None, (place / "server.txt").read_text()[-3000:]
+                try:
+                    client.info()
+                except (urllib.error.URLError, ConnectionError):
+                    time.sleep(1)
+                else:
+                    break
+            yield client
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def status_of(client: SlicerClient, method: str, path: str, **headers: str) -> int:
+    """Of a request without a body."""
+    request = urllib.request.Request(client.address + path, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, tmp_path: Path) -> None:
+    """Labelled from four channels, on the reference's grid, as `neurobundle run` labels it."""
+    info = server.info()
+    assert list(info["models"]) == [TUMOUR]
+    assert list(info["strategies"]) == ["uncertain", "first", "random"]
+    assert info["datastore"]["total"] == 1
+    image = server.next_sample("uncertain")["id"]
+    assert image.startswith("study-")
+    mask, numbers = server.infer(TUMOUR, image, result_extension=".nii.gz")
+    assert mask is not None
+    (tmp_path / "mask.nii.gz").write_bytes(mask)
+    chosen = {entry["channel"]: entry["source"] for entry in numbers["study"]["chosen"]}
+    assert list(chosen) == ["T1", "T1c", "T2", "FLAIR"]
+    assert len(set(chosen.values())) == 4
+    assert set(numbers["uncertainty"]["structures"]) == {"WT", "TC", "ET"}
+    words = ["run", str(place / TUMOUR), "-i", str(place / "studies"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--no-pictures"]) == 0
+    ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
+    shown = nib.load(place / "store" / "images" / f"{image}.nii.gz")
+    assert same_grid(theirs.shape, theirs.affine, shown.shape, shown.affine)
+    assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+
+
+def test_a_label_is_kept_and_the_study_is_done(server: SlicerClient, place: Path, tmp_path: Path) -> None:
+    (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
+    mask, _ = server.infer(TUMOUR, image, result_extension=".nii.gz")
+    assert mask is not None
+    (tmp_path / "mask.nii.gz").write_bytes(mask)
+    server.save_label(image, tmp_path / "mask.nii.gz", ["wt", "tc", "et"])
+    assert (place / "store" / "labels" / "final" / f"{image}.nii.gz").is_file()
+    assert server.next_sample("uncertain") == {}
+
+
+def test_70_and_77_by_the_routes(server: SlicerClient, place: Path) -> None:
+    before = sorted(path for path in place.rglob("*") if path.suffix not in (".log", ".txt"))
+    assert status_of(server, "PUT", "/datastore/label?image=..%2F..%2Fx&tag=final") == 400
+    assert status_of(server, "PUT", "/datastore/label?image=a&tag=..%2F..%2Fx") == 400
+    assert status_of(server, "GET", "/proxy/dicom/..%2Fsystem") == 400
+    assert status_of(server, "PUT", "/session/?uncompress=true") == 400
+    assert status_of(server, "GET", "/info/", Origin="http://evil.example") == 403
+    assert status_of(server, "GET", "/info/", Host="evil.example") == 421
+    with pytest.raises(ServerError, match="no image of that id"):
+        server.infer(TUMOUR, "nobody")
+    assert sorted(path for path in place.rglob("*") if path.suffix not in (".log", ".txt")) == before
+
+
+def test_81_nothing_of_the_patient_is_kept_or_said(server: SlicerClient, place: Path) -> None:
+    kept = [path for path in (*(place / "store").rglob("*"), place / "server.txt") if path.is_file()]
+    assert any(path.name == "studies.json" for path in kept)
+    text = b"".join(path.read_bytes() for path in kept) + json.dumps(server.info()).encode()
+    assert not [word for word in ("DOE", "Jane", "MRN", "1970", make.STUDY) if word.encode() in text]

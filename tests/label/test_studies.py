@@ -1,0 +1,133 @@
+"""A store of studies, and what a bundle answers on one; without MONAI Label."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from neurobundle.commands.sources import Wanted
+from neurobundle.errors import InputError, MissingPackageError, NoInputError, SettingError
+from neurobundle.geometry import same_grid
+from neurobundle.label.answers import answer, on_grid
+from neurobundle.label.studies import StudyStore
+from neurobundle.load.scan import Scan, read_scan
+from tests.load.dicom import make
+
+from ..helpers import Maker
+
+
+@pytest.fixture
+def studies(tmp_path: Path, make_pair: Maker) -> Path:
+    for n, case in enumerate(("anna", "otto")):
+        make_pair(tmp_path, case, seed=n, shape=(24, 30, 24))
+    return tmp_path / "images"
+
+
+def test_an_image_of_each_study(studies: Path, tmp_path: Path) -> None:
+    store = StudyStore(tmp_path / "store")
+    assert [(entry.case, entry.status) for entry in store.gather([studies])] == [("anna", "ok"), ("otto", "ok")]
+    image, study = nib.load(store.image("anna")), nib.load(studies / "anna.nii.gz")
+    assert np.array_equal(np.asarray(image.dataobj), np.asarray(study.dataobj))
+    assert np.array_equal(image.affine, study.affine)
+    assert store.path_of("anna") == (studies / "anna.nii.gz").absolute()
+    with pytest.raises(InputError, match="no image of that id"):
+        store.path_of("../anna")
+
+
+def test_what_is_refused_is_said_and_the_others_go_on(studies: Path, tmp_path: Path) -> None:
+    (studies / "otto.nii.gz").write_bytes(b"")
+    store = StudyStore(tmp_path / "store")
+    anna, otto = store.gather([studies])
+    assert (anna.status, otto.status) == ("ok", "refused")
+    assert otto.error.startswith("otto otto.nii.gz: ")
+    assert not store.image("otto").exists()
+    with pytest.raises(InputError):
+        store.path_of("otto")
+
+
+def test_a_study_is_read_once_and_again_when_it_changed(studies: Path, tmp_path: Path, make_pair: Maker) -> None:
+    StudyStore(tmp_path / "store").gather([studies])
+    store = StudyStore(tmp_path / "store")
+    before = {case: store.image(case).stat().st_mtime_ns for case in ("anna", "otto")}
+    make_pair(tmp_path, "otto", seed=7, shape=(24, 30, 24))
+    store.gather([studies])
+    after = {case: store.image(case).stat().st_mtime_ns for case in ("anna", "otto")}
+    assert after["anna"] == before["anna"]
+    assert after["otto"] > before["otto"]
+
+
+def test_a_dicom_study_leaves_nothing_of_the_patient(tmp_path: Path) -> None:
+    made = make.series(tmp_path / "studies" / "one")
+    store = StudyStore(tmp_path / "store", Wanted(("T1",)))
+    (entry,) = store.gather([tmp_path / "studies"])
+    assert (entry.case[:6], entry.status) == ("study-", "ok"), entry.error
+    assert np.array_equal(read_scan(store.image(entry.case)).data, made.data)
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    assert not [word for word in ("DOE", "Jane", "MRN", "1970", make.STUDY) if word.encode() in kept]
+
+
+def test_no_studies(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NoInputError):
+        StudyStore(tmp_path / "store").gather([tmp_path / "empty"])
+
+
+def test_a_list_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "studies.json").write_text('{"studies": [{"name": "anna"}]}')
+    with pytest.raises(InputError, match="this is no list of studies"):
+        StudyStore(tmp_path)
+
+
+def test_an_answer_is_that_of_run(studies: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    store = StudyStore(tmp_path / "store")
+    store.gather([studies])
+    found = answer(tiny_bundle, store.path_of("anna"), store.image("anna"), device="cpu")
+    image = nib.load(store.image("anna"))
+    assert found.labels is not None
+    assert same_grid(found.labels.data.shape, found.labels.affine, image.shape, image.affine)
+    assert found.numbers["label_names"] == {"anterior": 1, "posterior": 2}
+    assert set(found.numbers["volumes_ml"]) >= {"anterior", "posterior"}
+    assert 0 <= found.numbers["uncertainty"]["case_score"] <= 1
+    json.dumps(found.numbers)
+
+
+def test_a_study_that_is_refused_is_no_answer(studies: Path, tmp_path: Path, tiny_bundle: Path) -> None:
+    store = StudyStore(tmp_path / "store")
+    store.gather([studies])
+    (studies / "anna.nii.gz").write_bytes(b"")
+    with pytest.raises(InputError, match="anna"):
+        answer(tiny_bundle, store.path_of("anna"), store.image("anna"), device="cpu")
+
+
+def test_labels_come_onto_the_image_s_grid() -> None:
+    """Voxels of 2 mm onto voxels of 1 mm, by the nearest; the same grid is left alone."""
+    labels = Scan(np.arange(8, dtype=np.uint8).reshape(2, 2, 2), np.diag([2.0, 2, 2, 1]))
+    affine = np.diag([1.0, 1, 1, 1])
+    affine[:3, 3] = -0.5
+    found = on_grid(labels, Scan(np.zeros((4, 4, 4)), affine))
+    assert np.array_equal(found.data, labels.data.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    assert on_grid(labels, labels) is labels
+
+
+def test_the_server_s_command(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neurobundle.commands.label import label, make_app, server_command
+
+    name = "hippocampus_segmentation"
+    words = server_command([name], studies, tmp_path / "store", "127.0.0.1", 8000, {})
+    assert words[-4:] == ["--port", "8000", "--uvicorn_app", "neurobundle.label.asgi:app"]
+    for host in ("0.0.0.0", "192.168.1.2", "label.hospital", "::"):
+        with pytest.raises(SettingError, match="can be reached by others"):
+            server_command([name], studies, tmp_path / "store", host, 8000, {})
+    assert server_command([name], studies, tmp_path, "0.0.0.0", 8000, {"MONAI_LABEL_AUTH_ENABLE": "true"})
+    with pytest.raises(SettingError, match="hipocampus"):
+        server_command(["hipocampus_segmentation"], studies, tmp_path, "127.0.0.1", 8000, {})
+    with pytest.raises(NoInputError):
+        server_command([name], studies / "nowhere", tmp_path, "127.0.0.1", 8000, {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match="monailabel"):
+        label([name], studies, tmp_path / "store")
+    assert (make_app(tmp_path / "app") / "main.py").read_text().count("NeurobundleApp") == 2
