@@ -3,14 +3,25 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LABEL_VENV := .venv-label
+LABEL_READY := $(LABEL_VENV)/.ready
 
-.PHONY: demo test test-all bench docs lint clean
+.PHONY: demo test test-all bench docs lint label-venv clean
 
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
+
+# Without dependencies: each is named in env/label.txt, since pip's resolver takes many minutes over MONAI Label's bounds.
+$(LABEL_READY): env/label.txt env/label_mends.py setup.py
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^torch==' env/label.txt)"
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r env/label.txt
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(LABEL_VENV)/bin/python env/label_mends.py
+	touch $(LABEL_READY)
 
 ## demo: segment both hippocampi of a template head; nothing is downloaded but packages
 demo: $(READY)
@@ -36,9 +47,12 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python docs/build.py
 
+## label-venv: an environment of its own with a MONAI Label server (3 GB); tests/label starts one from it
+label-venv: $(LABEL_READY)
+
 lint: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo docs/_site build dist src/*.egg-info
+	rm -rf $(VENV) $(LABEL_VENV) demo docs/_site build dist src/*.egg-info

@@ -99,7 +99,10 @@ TRAIN: dict[str, Any] = {
         "dataset": {"_target_": "Dataset", "data": [], "transform": "@train::preprocessing"},
         "dataloader": {"_target_": "DataLoader", "dataset": "@train::dataset"},
         "inferer": {"_target_": "SimpleInferer"},
-        "handlers": [{"_target_": "StatsHandler", "name": "train"}],
+        "handlers": [
+            {"_target_": "StatsHandler", "name": "train"},
+            {"_target_": "neurobundle.train.BestWeights", "network": "@network", "path": "$@ckpt_dir + '/model.pt'"},
+        ],
         "trainer": {
             "_target_": "SupervisedTrainer",
             "max_epochs": "@epochs",

@@ -77,6 +77,19 @@ def inside(file: str, place: str, value: Any) -> Callable[[Any], None]:
     return change
 
 
+def renamed(side: str, first: str, second: str) -> Callable[[Any], None]:
+    """One entry of the metadata's format more, which stands before or in place of the right one."""
+
+    def change(bundle: Any) -> None:
+        metadata = bundle.read("metadata.json")
+        formats = metadata["network_data_format"][side]
+        right = next(iter(formats.values()))
+        metadata["network_data_format"][side] = {first: right, second: right} if second == "pred" else {second: right}
+        bundle.change("metadata.json", **metadata)
+
+    return change
+
+
 BREAKAGES = [
     ("layout", "LICENSE is missing", lambda bundle: (bundle.root / "LICENSE").unlink()),
     ("layout", "evaluate.yaml is missing", lambda bundle: (bundle.root / "configs/evaluate.yaml").unlink()),
@@ -111,6 +124,11 @@ BREAKAGES = [
         "channel_def is empty",
         inside("metadata.json", "network_data_format::outputs::pred::channel_def", {}),
     ),
+    ("label", "lacks the top-level id 'postprocessing'", rewrite("inference.yaml", postprocessing=...)),
+    ("label", "ckpt_dir is '/elsewhere'", rewrite("train.yaml", ckpt_dir="/elsewhere")),
+    ("label", "nothing saves model.pt", inside("train.yaml", "train::handlers", [{"_target_": "StatsHandler"}])),
+    ("label", "the first of network_data_format::inputs is 'scan'", renamed("inputs", "image", "scan")),
+    ("label", "the first of network_data_format::outputs is 'mask'", renamed("outputs", "mask", "pred")),
     ("agreement", "network_def of train", inside("train.yaml", "network_def::out_channels", 3)),
     ("agreement", "network_def of train", rewrite("train.yaml", network_size="tiny")),
     ("agreement", "network_def of evaluate", rewrite("evaluate.yaml", **{"network_def::bias": False})),
@@ -125,6 +143,94 @@ def test_breakage(bare_bundle, check, message, break_it):
     break_it(bare_bundle)
     found = problems(bare_bundle)
     assert any(message in text for text in found.get(check, [])), found
+
+
+def classifying(bundle: Any) -> None:
+    bundle.root = bundle.root.rename(bundle.root.with_name("tiny_classification"))
+
+
+def test_a_server_that_puts_a_class_on_a_grid(bare_bundle):
+    """MONAI Label resamples each result, unless the image has forgotten its shape."""
+    classifying(bare_bundle)
+    assert any("fails with a class" in message for message in problems(bare_bundle)["label"])
+    last = {"_target_": "neurobundle.postprocess.answers.ForgetGridd", "keys": "image"}
+    bare_bundle.change("inference.yaml", postprocessing={"_target_": "Compose", "transforms": [last]})
+    assert "label" not in problems(bare_bundle)
+
+
+def test_a_server_that_begins_with_other_weights(bundle):
+    """Of names alike in length it takes whichever the disk names first; a longer one is no rival."""
+    models = bundle.root / "models"
+    for name in ("fold10.pt", "fold0.pt"):
+        (models / name).write_bytes((models / "model.pt").read_bytes())
+        write_entry(models, name, "released")
+        found = problems(bundle).get("label", [])
+        assert bool(found) == (name == "fold0.pt"), found
+    assert any("may begin with fold0.pt" in message for message in found)
+    choice = {
+        "model_filename": {"_target_": "neurobundle.networks.weights_names", "folder": "$@bundle_root + '/models'"}
+    }
+    bundle.change("inference.yaml", displayable_configs=choice)
+    assert problems(bundle) == {}
+
+
+def channels(number: int, **more: Any) -> Callable[[Any], None]:
+    def change(bundle: Any) -> None:
+        metadata = bundle.read("metadata.json")
+        image = metadata["network_data_format"]["inputs"]["image"]
+        image.update(num_channels=number, channel_def={str(n): f"sequence {n}" for n in range(number)})
+        bundle.change("metadata.json", **metadata, **more)
+
+    return change
+
+
+WARNINGS = [
+    (
+        "MONAI Label keeps nothing of what it learned",
+        inside("train.yaml", "train::handlers", [{"_target_": "ValidationHandler", "a": "model.pt"}]),
+    ),
+    ("refers to 'epochs'", rewrite("train.yaml", lr_scheduler={"_target_": "LinearLR", "total_iters": "@epochs"})),
+    ("wants 2 channels", channels(2)),
+    (
+        "calls the labels blob, which are core, rim",
+        inside(
+            "metadata.json",
+            "network_data_format::outputs::pred::label_def",
+            {"0": "background", "2": "rim", "1": "core"},
+        ),
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "change"), WARNINGS, ids=[warning[0] for warning in WARNINGS])
+def test_a_server_that_serves_it_with_reservations(bare_bundle, message, change):
+    """What works there, but not as one would think."""
+    change(bare_bundle)
+    assert any(message in text for text in problems(bare_bundle, level="warn")["label"])
+    assert "label" not in problems(bare_bundle)
+
+
+def test_a_4d_file_is_one_file(bare_bundle):
+    channels(2, accepts_4d=True)(bare_bundle)
+    assert "label" not in problems(bare_bundle, level="warn")
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("preprocessing", {"_target_": "Compose", "transforms": ["@loading"]}, "finds no LoadImaged"),
+        (
+            "postprocessing",
+            {"_target_": "Compose", "transforms": [{"_target_": "SaveClassificationd", "keys": "pred"}]},
+            "SaveClassificationd of postprocessing would write",
+        ),
+    ],
+)
+def test_transforms_that_a_server_does_not_know(bundle, part, value, message):
+    """The loader inside another Compose; a writer that is no SaveImaged."""
+    loading = {"_target_": "Compose", "transforms": [{"_target_": "LoadImaged", "keys": "image"}]}
+    bundle.change("inference.yaml", loading=loading, **{part: value})
+    assert any(message in text for text in problems(bundle, thorough=True)["label_parts"])
 
 
 def test_other_preparation_is_no_preprocessing(bare_bundle):
@@ -177,7 +283,12 @@ def test_fault_52_alias_bomb(bare_bundle):
 
 @pytest.mark.parametrize(
     ("field", "version", "level"),
-    [("monai_version", "0.1.0", "warn"), ("pytorch_version", "9.9", "fail"), ("numpy_version", "1.26", "warn")],
+    [
+        ("monai_version", "0.1.0", "warn"),
+        ("pytorch_version", "9.9", "fail"),
+        ("numpy_version", "1.26", "warn"),
+        ("numpy_version", "9.9", "warn"),
+    ],
 )
 def test_fault_55_versions(bare_bundle, field, version, level):
     """A bundle made for another version says so; one from the future fails."""

@@ -13,6 +13,7 @@ import pytest
 from neurobundle import memory
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.commands import run as module
+from neurobundle.commands import run_outputs
 from neurobundle.commands.run import Run, RunReport
 from neurobundle.errors import EnvironmentFault
 from neurobundle.load.nifti import read_nifti
@@ -86,7 +87,7 @@ def test_the_network_runs_in_the_calling_thread_and_the_rest_beside_it(
     run: Callable[..., RunReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: dict[str, set[str]] = {"prepare": set(), "predict": set(), "write": set()}
-    prepared, predict, save = CaseRunner._prepared, CaseRunner.predict, module.save_label_map
+    prepared, predict, save = CaseRunner._prepared, CaseRunner.predict, run_outputs.save_label_map
 
     def noted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -97,7 +98,7 @@ def test_the_network_runs_in_the_calling_thread_and_the_rest_beside_it(
 
     monkeypatch.setattr(CaseRunner, "_prepared", noted("prepare", prepared))
     monkeypatch.setattr(CaseRunner, "predict", noted("predict", predict))
-    monkeypatch.setattr(module, "save_label_map", noted("write", save))
+    monkeypatch.setattr(run_outputs, "save_label_map", noted("write", save))
     assert run().exit_code == 0
     assert threads == {"prepare": {"ahead"}, "predict": {"MainThread"}, "write": {"behind"}}
 
@@ -144,8 +145,8 @@ def test_a_full_disk_behind_ends_the_run(
             raise EnvironmentFault("the disk is full", "Free some space.", file=path)
         return whole(path, *args, **kwargs)
 
-    whole = module.save_label_map
-    monkeypatch.setattr(module, "save_label_map", full)
+    whole = run_outputs.save_label_map
+    monkeypatch.setattr(run_outputs, "save_label_map", full)
     with pytest.raises(EnvironmentFault, match="full"):
         run()
     assert [entry["case"] for entry in entries(tmp_path / "out")] == ["anna"]

@@ -85,6 +85,13 @@ def test_12_a_4d_file_whose_channels_are_wanted(good: Path) -> None:
     np.testing.assert_array_equal(image[1], faults.volume() + 1)
 
 
+def test_12_one_volume_where_channels_are_wanted(good: Path) -> None:
+    """One path a case, as MONAI Label has it: named here, before a network says it by its shapes."""
+    with pytest.raises(Exception, match="it holds one volume, and 2 channels are wanted"):
+        LoadImage(reader=READER, channels=2)(good)
+    assert LoadImage(reader=READER, channels=2, ensure_channel_first=True)([good, good]).shape == (2, *faults.SHAPE)
+
+
 def test_options_reach_the_gate(good: Path) -> None:
     path = faults.saved(faults.with_nan)(good)
     image = LoadImage(reader=READER, nonfinite="zero")(path)

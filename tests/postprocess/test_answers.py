@@ -12,6 +12,7 @@ from neurobundle.errors import InputError, SettingError
 from neurobundle.networks.manifest import write_entry
 from neurobundle.postprocess.answers import (
     AnswerCalibration,
+    ForgetGridd,
     LogitsToAnswerd,
     PoolSlicesd,
     pool_slices,
@@ -104,3 +105,13 @@ def test_a_file_that_is_none_is_named(text: str, cause: str, tmp_path: Path) -> 
     with pytest.raises(SettingError, match=cause) as caught:
         read_answer_calibration(file)
     assert caught.value.file == str(file)
+
+
+def test_an_answer_lies_on_no_grid() -> None:
+    """What MONAI Label asks of a result: its image remembers no shape to resample it to. The image given does."""
+    image = MetaTensor(torch.ones(1, 4, 5, 6), meta={"spatial_shape": (8, 10, 12), "units": "mm"})
+    found = ForgetGridd("image", allow_missing_keys=True)({"image": image, "pred": torch.ones(3)})
+    assert "spatial_shape" not in found["image"].meta
+    assert found["image"].meta["units"] == "mm"
+    assert torch.equal(found["image"], image)
+    assert image.meta["spatial_shape"] == (8, 10, 12)

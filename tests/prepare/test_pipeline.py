@@ -52,6 +52,19 @@ def test_the_bias_field_is_divided_out_before_the_resampling(tmp_path: Path) -> 
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_one_4d_file_is_what_a_file_a_channel_is(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).uniform(1, 2, (3, 12, 10, 8)).astype(np.float32)
+    for name, array in (("all", np.moveaxis(volumes, 0, -1)), *((f"c{n}", volume) for n, volume in enumerate(volumes))):
+        nib.save(nib.Nifti1Image(array, np.diag([1, 1, 2, 1])), tmp_path / f"{name}.nii.gz")
+    load = mri_preprocessing(["image"], channels=3)
+    one, several = (
+        load({"image": files})["image"]
+        for files in (str(tmp_path / "all.nii.gz"), [str(tmp_path / f"c{n}.nii.gz") for n in range(3)])
+    )
+    assert one.shape == (3, 12, 10, 15)
+    assert torch.equal(one, several)
+
+
 def test_the_loader_stands_in_the_open() -> None:
     """MONAI Label looks through the list of transforms for the loader."""
     assert isinstance(mri_preprocessing(["image"]).transforms[0], LoadImaged)

@@ -17,6 +17,7 @@ import neurobundle
 from neurobundle.bundle import configfile
 from neurobundle.bundle.find import CLASS_NAMES, answers_of
 from neurobundle.bundle.finding import CONFIG_STEMS, BundleFiles, Finding, Level
+from neurobundle.export.dicom_codes import BLOCK
 
 #: MONAI Label reads the kind of task off the folder's name.
 TASK_SUFFIXES = ("_segmentation", "_classification", "_detection")
@@ -42,9 +43,6 @@ TRAIN_IDS = ("epochs", "val_interval", "store")
 
 #: Metadata field -> the distribution that it speaks of.
 VERSION_FIELDS = {"monai_version": "monai", "pytorch_version": "torch", "numpy_version": "numpy"}
-
-#: Keys that MONAI Label's data items do not have.
-LABEL_LACKS = ("case", "subject", "fold")
 
 #: Names of factories that training and inference share; a locator of a structure in a head, say, is not one.
 PREPROCESSING_TARGET = r"neurobundle\.prepare\.(\w+\.)*\w*preprocessing"
@@ -121,6 +119,20 @@ def metadata(bundle: BundleFiles) -> Iterator[Finding]:
         yield Finding("metadata", bundle.strict, message, "Add one.")
 
 
+def dicom(bundle: BundleFiles) -> Iterator[Finding]:
+    """Where the metadata name structures for DICOM, they name each structure and each region."""
+    block = bundle.metadata.get(BLOCK)
+    outputs = configfile.lookup(bundle.metadata, "network_data_format::outputs", {})
+    pred = outputs.get("pred") if isinstance(outputs, dict) else None
+    if block is None or not isinstance(pred, dict):
+        return
+    labels: dict[str, str] = pred.get("label_def") or pred.get("channel_def") or {}
+    names = {str(name) for name in [*labels.values(), *pred.get("regions", {})] if str(name).lower() != "background"}
+    if missing := sorted(names - set(configfile.lookup({BLOCK: block}, f"{BLOCK}::structures", {}))):
+        message = f"metadata.json {BLOCK} has no codes of {', '.join(missing)}"
+        yield Finding("dicom", "fail", message, "Add them: docs/concepts/dicom-objects.md.")
+
+
 def versions(bundle: BundleFiles) -> Iterator[Finding]:
     """The packages that the bundle asks for are installed, in a fitting version."""
     wanted = {dist: bundle.metadata.get(key) for key, dist in VERSION_FIELDS.items()}
@@ -135,7 +147,9 @@ def versions(bundle: BundleFiles) -> Iterator[Finding]:
             yield Finding("versions", "fail", message, f"Install it: pip install '{package}>={version}'.")
         elif problem := compare_versions(version, installed):
             message = f"it was made for {package} {version}; {installed} is installed, {problem[1]}"
-            yield Finding("versions", problem[0], message, f"Install {package} {version}, or test the bundle anew.")
+            # NumPy computes no network, and this library runs with each version that it lets pip install.
+            level: Level = "warn" if package == "numpy" else problem[0]
+            yield Finding("versions", level, message, f"Install {package} {version}, or test the bundle anew.")
 
 
 def ids(bundle: BundleFiles) -> Iterator[Finding]:
@@ -146,24 +160,6 @@ def ids(bundle: BundleFiles) -> Iterator[Finding]:
         if missing:
             message = f"{stem} lacks the top-level ids {', '.join(missing)}, so that overlays cannot set them"
             yield Finding("ids", bundle.strict, message, "Define them (None is a value).")
-
-
-def label(bundle: BundleFiles) -> Iterator[Finding]:
-    """What a stock MONAI Label server needs besides."""
-    for stem, config in bundle.alone().items():
-        for identifier in ("network", "network_def"):
-            if identifier not in config:
-                message = f"{stem} lacks the top-level id {identifier!r}"
-                yield Finding("label", bundle.strict, message, "Define it.")
-        for place, value in configfile.walk(config):
-            yield from _label_data(bundle, stem, place, value)
-    if "train" in bundle.configs:
-        yield from _label_training(bundle, bundle.configs["train"])
-    outputs = configfile.lookup(bundle.metadata, "network_data_format::outputs", {})
-    pred = outputs.get("pred") if isinstance(outputs, dict) else None
-    if not isinstance(pred, dict) or not pred.get("channel_def"):
-        message = "metadata: network_data_format::outputs::pred::channel_def is empty: the server offers no labels"
-        yield Finding("label", bundle.strict, message, "Name each output channel.")
 
 
 def agreement(bundle: BundleFiles) -> Iterator[Finding]:
@@ -259,36 +255,6 @@ def _validate(content: dict[str, Any], schema: dict[str, Any]) -> Iterator[Findi
         place = configfile.ID_SEPARATOR.join(str(part) for part in error.absolute_path)
         where = f"metadata.json {place}".strip()
         yield Finding("metadata", "fail", f"{where}: {error.message[:200]}", "Correct it.")
-
-
-def _label_data(bundle: BundleFiles, stem: str, place: str, value: Any) -> Iterator[Finding]:
-    if isinstance(value, str) and value.startswith("$"):
-        if "@device." in value:
-            message = f"{stem}: {place} uses @device.…, but MONAI Label gives the device as a string"
-            yield Finding("label", bundle.strict, message, "Use $torch.device(@device).")
-        wanted = re.findall(rf"\[\s*['\"]({'|'.join(LABEL_LACKS)})['\"]\s*\]", value)
-    else:
-        keys = value if isinstance(value, list) else [value]
-        wanted = [key for key in keys if key in LABEL_LACKS] if re.search(r"keys?$", place) else []
-    for key in wanted:
-        message = f"{stem}: {place} requires {key!r}; MONAI Label's data has image and label only"
-        yield Finding("label", bundle.strict, message, "Use .get(), or a default.")
-
-
-def _label_training(bundle: BundleFiles, train: dict[str, Any]) -> Iterator[Finding]:
-    handlers = configfile.lookup(train, "train::handlers")
-    literal = isinstance(handlers, list) and all(isinstance(item, dict) and "_target_" in item for item in handlers)
-    if not literal:
-        message = "train: train::handlers is not a literal list of mappings with _target_: MONAI Label inserts into it"
-        yield Finding("label", bundle.strict, message, "Write the list out.")
-    for item in handlers if literal and isinstance(handlers, list) else []:
-        if str(item["_target_"]).rpartition(".")[2] == "CheckpointLoader":
-            message = "train: train::handlers has a CheckpointLoader: MONAI Label then loads no pretrained weights"
-            yield Finding("label", bundle.strict, message, "Resume with another handler.")
-    for place, value in configfile.walk(train):
-        if "epochs" in configfile.references(value) and place != "train::trainer::max_epochs":
-            message = f"train: {place} refers to 'epochs'; MONAI Label sets train::trainer::max_epochs"
-            yield Finding("label", "warn", message, "Refer to @train::trainer::max_epochs.")
 
 
 def _preparation(config: dict[str, Any]) -> dict[str, Any]:

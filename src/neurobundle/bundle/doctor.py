@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from neurobundle.bundle import checks, probes, safety
+from neurobundle.bundle import checks, label_checks, probes, safety
 from neurobundle.bundle.finding import BundleFiles, Finding, open_bundle
 from neurobundle.bundle.finding import as_json as as_json
 from neurobundle.bundle.finding import as_table as as_table
@@ -29,9 +29,10 @@ READING: dict[str, tuple[Check, str]] = {
     "targets": (safety.targets, "every _target_ is in monai, torch or neurobundle"),
     "expressions": (safety.expressions, "every expression is plain Python"),
     "metadata": (checks.metadata, "metadata.json is as the specification asks"),
+    "dicom": (checks.dicom, "each structure has its codes, if any has"),
     "versions": (checks.versions, "the packages it asks for are installed"),
     "ids": (checks.ids, "overlays find all the ids that they set"),
-    "label": (checks.label, "a MONAI Label server finds what it needs"),
+    "label": (label_checks.label, "a MONAI Label server finds what it needs"),
     "agreement": (checks.agreement, "train, evaluate and inference agree on network and preprocessing"),
     "manifest": (probes.listed, "the weights are the listed ones"),
 }
@@ -41,6 +42,7 @@ BUILDING: dict[str, tuple[Check, str]] = {
     "importable": (probes.importable, "every _target_ can be imported"),
     "properties": (probes.properties, "MONAI's check_properties() misses nothing"),
     "components": (probes.components, "the parts that need no data can be built"),
+    "label_parts": (label_checks.parts, "a MONAI Label server finds the loader, and drops what writes"),
     "weights": (probes.weights, "the weights fit the network, and its output is finite"),
 }
 

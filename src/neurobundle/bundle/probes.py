@@ -81,7 +81,7 @@ def components(bundle: BundleFiles) -> Iterator[Finding]:
     """The parts of a run that need no data can be built."""
     for stem, config in bundle.alone().items():
         with tempfile.TemporaryDirectory() as scratch:
-            parser = _parser(bundle, stem, scratch)
+            parser = parser_of(bundle, stem, scratch)
             for part in PARTS[stem]:
                 if configfile.lookup(config, part) is None:
                     continue
@@ -133,7 +133,7 @@ def weights(bundle: BundleFiles) -> Iterator[Finding]:
         yield Finding("weights", "ok", "not tried: there are no weights, or no network_def to load them into")
         return
     with tempfile.TemporaryDirectory() as scratch:
-        network = _parser(bundle, stem, scratch).get_parsed_content("network_def")
+        network = parser_of(bundle, stem, scratch).get_parsed_content("network_def")
     loaded = False
     for path in files:
         try:
@@ -207,7 +207,7 @@ def _formula(node: ast.expr, n: int) -> int:
     raise ValueError(f"spatial_shape must be numbers, '*' or formulas of n and p, got {ast.unparse(node)!r}")
 
 
-def _parser(bundle: BundleFiles, stem: str, scratch: str) -> Any:
+def parser_of(bundle: BundleFiles, stem: str, scratch: str) -> Any:
     """MONAI's parser over a copy of a config, its folders led elsewhere, on the CPU."""
     from monai.bundle import ConfigParser
 

@@ -13,6 +13,9 @@ from neurobundle.errors import ExitCode, SettingError
 MISSING_HELP = "what to do with a study that lacks a channel; fill: zeros (refuse)"
 #: Those of neurobundle.infer.backends_choice, which imports torch.
 BACKENDS = ("eager", "compile", "torchscript", "onnx", "openvino", "tensorrt", "auto")
+#: Those of neurobundle.export.dicom_seg.
+SEG_TYPES = ("binary", "labelmap", "fractional")
+OUTPUT_HELP = "what to write; DICOM only of what came from DICOM (nifti)"
 REGISTER_HELP = "bring a study's scans onto its reference by rigid registrations, about 3 s a scan"
 
 
@@ -137,7 +140,10 @@ def add_run(commands: Any) -> None:
     sub.add_argument(
         "-i", "--inputs", nargs="+", required=True, metavar="INPUT", help="NIfTI files, folders, DICOM studies"
     )
-    sub.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    sub.add_argument("-o", dest="folder", type=Path, metavar="DIR", help="the folder to write to; made if need be")
+    sub.add_argument("--output", default="", metavar="nifti,dicom-seg,dicom-sr", help=OUTPUT_HELP)
+    sub.add_argument("--seg-type", default="binary", metavar="|".join(SEG_TYPES), help="how a dicom-seg is stored")
+    sub.add_argument("--deidentify", action="store_true", help="DICOM results without the patient (PS3.15)")
     sub.add_argument(
         "--input", dest="input_kind", default="auto", metavar="auto|crop|head", help="what the field of view is (auto)"
     )
@@ -164,10 +170,13 @@ def add_run(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from neurobundle.commands.classify import make_run
+    from neurobundle.commands.run_outputs import Outputs
 
+    folder, kinds = _where_and_what(options.folder, options.output)
     run = make_run(
         options.name,
-        options.output,
+        folder,
+        outputs=Outputs(kinds, options.seg_type, options.deidentify),
         input_kind=options.input_kind,
         side=options.side,
         overlays=options.config,
@@ -192,6 +201,18 @@ def _run(options: argparse.Namespace) -> int:
     before = f" ({report.skipped} of them before)" if report.skipped else ""
     say(f"{passed} of {len(report.results)} cases done{before}: {report.output}")
     return int(report.exit_code)
+
+
+def _where_and_what(folder: Path | None, output: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder of ``-o`` and the words of ``--output``; alone, that may name the folder, as in other commands."""
+    from neurobundle.commands.run_outputs import KINDS, NIFTI
+
+    kinds = tuple(word.strip() for word in output.split(",") if word.strip())
+    if folder is not None:
+        return folder, kinds or (NIFTI,)
+    if not output or set(kinds) & set(KINDS):
+        raise SettingError("there is no folder to write to", "Say -o DIR.")
+    return Path(output), (NIFTI,)
 
 
 def _say_registrations(chosen: Iterable[Mapping[str, Any]]) -> None:

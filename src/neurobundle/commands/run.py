@@ -31,12 +31,14 @@ from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, config_file, make_plan
 from neurobundle.commands.inputs import find_sources
+from neurobundle.commands.run_key import parts_key
+from neurobundle.commands.run_outputs import CaseWriter, Outputs
 from neurobundle.commands.run_parts import Rest, close_ups, mirrored, move, timed
 from neurobundle.commands.run_steps import RunSteps
 from neurobundle.commands.sources import Source, Wanted, registering
 from neurobundle.errors import ExitCode, InputError, SettingError, exit_code
 from neurobundle.export.answers import ANSWER_ENDING
-from neurobundle.export.nifti import PROBABILITIES_ENDING, save_label_map, save_volume
+from neurobundle.export.nifti import PROBABILITIES_ENDING, save_volume
 from neurobundle.export.pictures import View, save_png, stack, three_planes
 from neurobundle.export.slices import LABEL_PICTURE_ENDING, save_label_picture
 from neurobundle.files import write_atomic
@@ -97,6 +99,7 @@ class Run(RunSteps):
         salted_names: call the cases by hex digits, and name no file or folder of the input anywhere.
         debug: let any exception of a case through, with its traceback.
         overlap: prepare the next case and write the last one while the network runs; the results are the same.
+        outputs: NIfTI, DICOM, or both; NIfTI if None.
     """
 
     #: What the name of a case's result ends in.
@@ -124,6 +127,7 @@ class Run(RunSteps):
         salted_names: bool = False,
         debug: bool = False,
         overlap: bool = True,
+        outputs: Outputs | None = None,
     ) -> None:
         if input_kind not in INPUT_KINDS:
             raise SettingError(f"--input must be one of {INPUT_KINDS}, got {input_kind!r}", "Leave it out for auto.")
@@ -141,10 +145,14 @@ class Run(RunSteps):
         channels, reference = channels_of(self.bundle_dir), reference_of(self.bundle_dir)
         place = registering(channels) if register else None
         self.wanted = Wanted(channels, reference, mapping, missing, policy, place, takes_pictures(self.bundle_dir))
+        self.writer = CaseWriter(outputs or Outputs(), self.bundle_dir, output)
         self.settings = {**(settings or {}), "output_dir": str(output)}
-        if probabilities:
+        self.probabilities = probabilities
+        if probabilities or self.writer.outputs.seg_type == "fractional":
             if PROBABILITIES_ID not in read_config(config_file(self.bundle_dir, "inference")):
-                raise SettingError(f"{self.bundle_dir.name} writes no probabilities", "Leave --probabilities out.")
+                raise SettingError(
+                    f"{self.bundle_dir.name} writes no probabilities", "Leave --probabilities or fractional out."
+                )
             self.settings[PROBABILITIES_ID] = True
         if uncertainty:
             if UNCERTAINTY_ID not in read_config(config_file(self.bundle_dir, "inference")):
@@ -212,37 +220,11 @@ class Run(RunSteps):
                 gate=[asdict(self.wanted.policy), self.wanted.missing],
                 # Only where it is asked for, so that cases that were finished without it stay finished.
                 **({"register": True} if self.wanted.place else {}),
-                **self._helper(),
-                **self._backend(),
-                **self._calibration(),
+                **parts_key(self.runner),
+                **self.writer.key(),
             ),
             "versions": dict(fingerprint.versions()),
         }
-
-    def _helper(self) -> dict[str, str]:
-        """The weights that may find a hippocampus, where there are any: a result depends on them too."""
-        from neurobundle.bundle.anatomy import weights_file
-
-        assert self.runner is not None
-        file = weights_file() if self.runner.has("head") else None
-        return {"anatomy": fingerprint.of_input(file)} if file is not None else {}
-
-    def _backend(self) -> dict[str, dict[str, str]]:
-        """What computes the network, if not PyTorch as it is: a result depends on that and on an exported file too."""
-        from neurobundle.infer import backend_key  # torch comes with it
-
-        assert self.runner is not None
-        key = backend_key(self.runner.inferer)
-        return {"backend": key} if key else {}
-
-    def _calibration(self) -> dict[str, Any]:
-        """What ``neurobundle calibrate`` chose, where the config says how sure it is: the numbers depend on it."""
-        from neurobundle.postprocess.uncertainty import Uncertaintyd
-
-        assert self.runner is not None
-        steps = getattr(self.runner.part("postprocessing"), "transforms", ())
-        asked = [asdict(step.calibration) for step in steps if isinstance(step, Uncertaintyd) and step.enabled]
-        return {"calibration": asked} if asked else {}
 
     def _finished(self, source: Source, key: Mapping[str, Any]) -> CaseResult | None:
         """The entry of a case that needs not be done again."""
@@ -269,6 +251,7 @@ class Run(RunSteps):
         assert self.runner is not None
         self._sure = None
         scan = self._read(source, result)
+        self.writer.require(source, scan)
         result.input = self._kind(scan)
         result.side = self.side if result.input == "crop" and self.runner.has("head") else ""
         structures = self.structures
@@ -292,11 +275,9 @@ class Run(RunSteps):
         sure: Kept | None,
         result: CaseResult,
     ) -> None:
-        target = self.output / f"{result.case}{self.ending}"
-        with timed(result, "write"), self.journal.writing(result, target):
-            save_label_map(target, labels, scan.affine, form_code=scan.form_code, units=scan.units)
-        result.output = target.name
-        if shares is not None:
+        with timed(result, "write"):
+            target = self.writer.label_map(self.journal, source, scan, labels, result, self.ending)
+        if shares is not None and self.probabilities:
             result.wrote(write_atomic(self.output / shares.name, shares.read_bytes()))
         if sure is not None:
             for path in save_kept(sure, self.output, result.case, scan):
@@ -304,6 +285,8 @@ class Run(RunSteps):
             result.uncertainty = sure.numbers.entry()
             for text in sure.numbers.warnings():
                 result.warn(text)
+        with timed(result, "write"):
+            self.writer.dicom(self.journal, source, scan, labels, structures, shares, result)
         if is_picture_name(source.path.name):
             result.wrote(save_label_picture(self.output / f"{result.case}{LABEL_PICTURE_ENDING}", labels))
         with timed(result, "describe"):

@@ -41,7 +41,7 @@ class Reader(ImageReader):
         nonfinite: ``refuse`` NaN and infinite voxels, or set them to ``zero``.
         form: which of two contradicting NIfTI forms speaks: ``auto``, ``sform`` or ``qform``.
         assume_ras: take a NIfTI file without form codes as RAS+.
-        channels: how many channels a 4D file must have; None refuses 4D unless its last axis is 1.
+        channels: how many channels a case must have that is one file, 4D; None refuses 4D unless its last axis is 1.
         spatial_dims: 3, or 2 for flat images.
         allow_gaps: fill missing DICOM slices by interpolation.
         allow_empty: let an image without a signal pass, for networks that can do without a channel.
@@ -105,8 +105,16 @@ class Reader(ImageReader):
         first = scans[0]
         for path, scan in zip(img.paths[1:], scans[1:], strict=True):
             require_same_grid(path, scan.data.shape, scan.affine, img.paths[0], first.data.shape, first.affine)
+        self._require_channels(img.paths, first)
         data = first.data if len(scans) == 1 else _stacked([scan.data for scan in scans])
         return data, self._metadata(scans)
+
+    def _require_channels(self, paths: Sequence[Path], first: Scan) -> None:
+        """One file must hold all channels; of several files, MONAI Label's one path a case has none."""
+        wanted = self.policy.channels or 1
+        if len(paths) == 1 and wanted > 1 and first.data.ndim == self.policy.spatial_dims:
+            cause = f"it holds one volume, and {wanted} channels are wanted"
+            raise InputError(cause, "Give one file a channel, or one 4D file with all of them.", file=paths[0])
 
     def _metadata(self, scans: Sequence[Scan]) -> dict[str, Any]:
         first, axes = scans[0], self.policy.spatial_dims

@@ -19,5 +19,6 @@ __getattr__, __all__ = attach(
         "save_weights": "weights",
         "SliceUNet": "slice_unet",
         "strided_unet": "unets",
+        "weights_names": "loader",
     },
 )

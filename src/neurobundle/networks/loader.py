@@ -11,6 +11,19 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from neurobundle.networks.weights import load_weights
 
+#: The weights that a bundle runs with, unless somebody says otherwise.
+MODEL_NAME = "model.pt"
+
+
+def weights_names(folder: str | Path) -> list[str]:
+    """The names of a bundle's weights, ``model.pt`` first: what a user may choose from.
+
+    Args:
+        folder: ``models/``; one that is not there has none.
+    """
+    names = sorted(path.name for path in Path(folder).glob("*.pt"))
+    return sorted(names, key=lambda name: name != MODEL_NAME)
+
 
 class WeightsLoader:
     """Loads weights into a network when an engine starts; once, however often the engine runs.

@@ -72,17 +72,13 @@ def import_on_torchvision(module: str, *, extra: str, feature: str) -> Any:
         return require(module, extra=extra, feature=feature)
 
 
-def _import_torchvision() -> None:
-    try:
-        importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if _MISSING not in str(error):
-            raise
-        _name_the_operators()
-        importlib.import_module("torchvision")
+def operators_are_missing(error: Exception) -> bool:
+    """Whether this is what torchvision's import ends with where its compiled operators do not load."""
+    return _MISSING in str(error)
 
 
-def _name_the_operators() -> None:
+def name_the_operators() -> None:
+    """Give torch the operators that torchvision's import asks for; once, however often it is called."""
     global _library
     if _library is None:
         _library = torch.library.Library("torchvision", "FRAGMENT")
@@ -90,3 +86,13 @@ def _name_the_operators() -> None:
             _library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         for kind in ("CPU", "CUDA"):
             _library.impl("nms", nms, kind)
+
+
+def _import_torchvision() -> None:
+    try:
+        importlib.import_module("torchvision")
+    except RuntimeError as error:
+        if not operators_are_missing(error):
+            raise
+        name_the_operators()
+        importlib.import_module("torchvision")

@@ -16,6 +16,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from monai.utils import MetaKeys
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.postprocess.calibration import no_calibration, read_calibration_file, require_temperature
@@ -154,6 +155,30 @@ class LogitsToAnswerd(MapTransform):
         for key in self.key_iterator(result):
             logits = _plain(result[key]).double() / self.calibration.temperature
             result[key] = _like(logits.softmax(dim=0), result[key])
+        return result
+
+
+class ForgetGridd(MapTransform):
+    """Takes an image's own shape out of its metadata, once the answer is there, which lies on no grid.
+
+    MONAI Label resamples whatever it gets onto the grid that the image remembers, and fails with an answer.
+
+    Args:
+        keys: images.
+        allow_missing_keys: as in MONAI.
+    """
+
+    def __init__(self, keys: KeysCollection, allow_missing_keys: bool = False) -> None:
+        super().__init__(keys, allow_missing_keys)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The same image; what was given keeps its metadata."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            if isinstance(result[key], MetaTensor):
+                image = MetaTensor(result[key].as_tensor()).copy_meta_from(result[key])
+                image.meta.pop(MetaKeys.SPATIAL_SHAPE, None)
+                result[key] = image
         return result
 
 

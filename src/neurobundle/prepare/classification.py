@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, MapTransform, ResizeWithPadOrCropd
 
-from neurobundle.errors import SettingError
+from neurobundle.errors import InputError, SettingError
 from neurobundle.load.datalist import NOTHING_OUTLINED
+from neurobundle.load.gate import LABEL
+from neurobundle.load.scan import read_scan
 from neurobundle.prepare.channels import Region
 from neurobundle.prepare.slices import FIELD_OF_VIEW_MM, slice_preprocessing
 
@@ -41,6 +45,45 @@ class LoadMasksd(MapTransform):
         }
 
 
+class OutlinedClassd(MapTransform):
+    """A label map in place of a class: what is outlined in it says both, where the tumour is and of which class.
+
+    So a tool that outlines teaches a classifier: its segments bear the names of the classes, and value 1 is class 0.
+    A label that is a number is taken as it is.
+
+    Args:
+        keys: of the labels: a class, or the file of a label map.
+        mask_key: gets the file as well, where the case has no mask; None needs none.
+
+    Raises:
+        InputError: if nothing is outlined, or more than one class.
+    """
+
+    def __init__(self, keys: KeysCollection, mask_key: Hashable | None = None) -> None:
+        super().__init__(keys)
+        self.mask_key = mask_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """The class of one case, a number from 0."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            file = result[key]
+            if not isinstance(file, str):
+                continue
+            result[key] = _outlined_class(file)
+            if self.mask_key is not None:
+                result.setdefault(self.mask_key, file)
+        return result
+
+
+def _outlined_class(file: str) -> int:
+    values = [int(value) for value in np.unique(read_scan(Path(file), LABEL).data) if value]
+    if len(values) != 1:
+        cause = f"segments {values} are outlined" if values else "nothing is outlined"
+        raise InputError(cause, "Outline each tumour in the one segment that is its class.", file=file)
+    return values[0] - 1
+
+
 def classification_preprocessing(
     image_keys: Sequence[str],
     mask_keys: Sequence[str] = (),
@@ -51,6 +94,7 @@ def classification_preprocessing(
     allow_empty: bool = False,
     region: Region = "head",
     field_of_view_mm: float = FIELD_OF_VIEW_MM,
+    label_key: str | None = None,
 ) -> Compose:
     """As :func:`~neurobundle.prepare.slices.slice_preprocessing`, then the middle of each slice as a square.
 
@@ -64,6 +108,7 @@ def classification_preprocessing(
         allow_empty: let a channel without a signal pass.
         region: what percentiles, mean and spread are measured over, of all slices together.
         field_of_view_mm: what the longer side of a picture shows.
+        label_key: key of the class, in training; it may be a label map instead: see :class:`OutlinedClassd`.
 
     Returns:
         A flat ``Compose``: images become ``(channel, column, row, slice)`` float32 with ``size`` columns and rows,
@@ -83,4 +128,5 @@ def classification_preprocessing(
         else step
         for step in before.transforms
     ]
-    return Compose([*steps, square])
+    classes = [] if label_key is None else [OutlinedClassd(label_key, mask_keys[0] if mask_keys else None)]
+    return Compose([*classes, *steps, square])

@@ -30,6 +30,7 @@ def mri_preprocessing(
     region: Region = "foreground",
     bias_field: Method = "none",
     bias_cache: str | None = None,
+    channels: int | None = None,
 ) -> Compose:
     """Load, bring to the network's grid in one sampling, clip at two percentiles and z-score over a region.
 
@@ -43,6 +44,7 @@ def mri_preprocessing(
         region: what percentiles, mean and spread are measured over: ``foreground``, or ``head`` where air has noise.
         bias_field: divide the bias field out before the resampling: ``n4``, ``simpleitk`` or ``none``.
         bias_cache: a folder that keeps the fields that were found.
+        channels: of a case that is one file, 4D; None refuses 4D. MONAI Label has one file a case.
 
     Returns:
         A flat ``Compose``: images become ``(channel, i, j, k)`` float32, label maps the same with whole numbers.
@@ -55,7 +57,7 @@ def mri_preprocessing(
             N4BiasFieldCorrectiond(image_keys, method=bias_field, cache_dir=bias_cache, allow_empty=allow_empty)
         ]
     steps: list[Transform] = [
-        *_loaders(image_keys, label_keys, allow_empty),
+        *_loaders(image_keys, label_keys, allow_empty, channels=channels),
         EnsureTyped(keys, dtype=torch.float32),
         *corrections,
         ToNetworkGridd(keys, spacing_mm, modes),
@@ -65,7 +67,11 @@ def mri_preprocessing(
 
 
 def _loaders(
-    image_keys: Sequence[str], label_keys: Sequence[str], allow_empty: bool, pictures: bool = False
+    image_keys: Sequence[str],
+    label_keys: Sequence[str],
+    allow_empty: bool,
+    pictures: bool = False,
+    channels: int | None = None,
 ) -> list[Transform]:
     """Through the gate: an image must have a signal, a label map may be empty; pictures are slices, if taken at all."""
     slices: dict[str, Any] = {"pictures": True} if pictures else {}
@@ -78,7 +84,7 @@ def _loaders(
         loaders = [
             LoadImaged(keys, reader="neurobundle.load.Reader", image_only=True, ensure_channel_first=True, **expected)
             for keys, expected in (
-                (image_keys, {"kind": "image", "allow_empty": allow_empty, **slices}),
+                (image_keys, {"kind": "image", "allow_empty": allow_empty, "channels": channels, **slices}),
                 (label_keys, {"kind": "label", **slices}),
             )
             if keys

@@ -22,6 +22,7 @@ __getattr__, __all__ = attach(
         "TrainingState": "handlers",
         "TensorBoardImageGrid": "tensorboard",
         "EpochScalars": "tensorboard",
+        "EpochValidation": "validation",
         "Split": "folds",
         "channels_from_engine": "outputs",
         "audit_folds": "folds",
