@@ -37,7 +37,7 @@ test: $(READY)
 
 ## test-all: what is left: long registrations, kill tests, subprocesses, the wheel
 test-all: $(READY)
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 ## bench: our path against stock MONAI, side by side; each ends with one line of JSON
 bench: $(READY)
