@@ -115,6 +115,19 @@ def test_the_controls_stand_in_the_card_and_on_the_page() -> None:
     assert "no evidence that it knows these tumours by their tissue" in " ".join(card.split())
 
 
+def test_networks_and_schedules_stand_on_the_page() -> None:
+    """Rows from the file; accuracies counted again from the answers."""
+    study = json.loads((RESULTS / "networks.json").read_text())
+    page = (ROOT / "docs" / "concepts" / "fine-tuning.md").read_text()
+    assert len(rows("networks.csv")) == study["cases"] == 447
+    for name, run in study["rows"].items():
+        assert f"| {interval(run['accuracy'])} | {interval(run['macro_f1'])} |" in page
+        assert share("networks.csv", name) == pytest.approx(run["accuracy"]["mean"], abs=1e-6)
+    for name, pair in study["pairs"].items():
+        cell = interval({"mean": pair["difference"], "interval": pair["interval"]})
+        assert f"| {name} | {cell} | {pair['p_holm']:.2g} |" in page
+
+
 def test_the_folds_weights_give_the_published_answers(real_data: Path, tmp_path: Path) -> None:
     """Some slices of fold 0, by the weights that did not see them, at the temperature of the other folds."""
     items = json.loads((BUNDLE / "configs" / "datalist.json").read_text())["training"]

@@ -227,7 +227,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_was_done_64(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    from neurobundle.commands import run as module
+    from neurobundle.commands import run_outputs as module
 
     def full(path: Path, *args: Any, **kwargs: Any) -> Path:
         if path.name.startswith("otto"):
