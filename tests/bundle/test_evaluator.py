@@ -21,10 +21,7 @@ from neurobundle.bundle.runner import guarded, infer, require_memory
 from neurobundle.bundle.workflow import make_plan
 from neurobundle.errors import EnvironmentFault, InputError, NoInputError, WeightsError
 
-from ..commands import conftest as commands
 from ..helpers import Maker
-
-tiny_bundle = commands.tiny_bundle
 
 
 @pytest.fixture

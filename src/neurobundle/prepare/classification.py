@@ -54,13 +54,16 @@ class OutlinedClassd(MapTransform):
     Args:
         keys: of the labels: a class, or the file of a label map.
         mask_key: gets the file as well, where the case has no mask; None needs none.
+        allow_missing_keys: as in MONAI.
 
     Raises:
         InputError: if nothing is outlined, or more than one class.
     """
 
-    def __init__(self, keys: KeysCollection, mask_key: Hashable | None = None) -> None:
-        super().__init__(keys)
+    def __init__(
+        self, keys: KeysCollection, mask_key: Hashable | None = None, allow_missing_keys: bool = False
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
         self.mask_key = mask_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -108,7 +111,8 @@ def classification_preprocessing(
         allow_empty: let a channel without a signal pass.
         region: what percentiles, mean and spread are measured over, of all slices together.
         field_of_view_mm: what the longer side of a picture shows.
-        label_key: key of the class, in training; it may be a label map instead: see :class:`OutlinedClassd`.
+        label_key: key of the class, in training; it may be a label map instead: see :class:`OutlinedClassd`. A case
+            that is only looked at may lack it.
 
     Returns:
         A flat ``Compose``: images become ``(channel, column, row, slice)`` float32 with ``size`` columns and rows,
@@ -128,5 +132,6 @@ def classification_preprocessing(
         else step
         for step in before.transforms
     ]
-    classes = [] if label_key is None else [OutlinedClassd(label_key, mask_keys[0] if mask_keys else None)]
+    mask_key = mask_keys[0] if mask_keys else None
+    classes = [] if label_key is None else [OutlinedClassd(label_key, mask_key, allow_missing_keys=True)]
     return Compose([*classes, *steps, square])
