@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,7 @@ from .conftest import free_port
 pytestmark = pytest.mark.slow
 
 TUMOUR = "brain_tumor_segmentation"
+PAGE = ROOT / "docs" / "concepts" / "label.md"
 
 
 def contrast(ds: Any, _: int) -> None:
@@ -66,10 +68,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
-    """``neurobundle label`` on a free port."""
+    """The command of docs/concepts/label.md, with a bundle that knows nothing, on a free port."""
     port = free_port()
-    words = [label_python, "-m", "neurobundle", "label", place / TUMOUR, "--studies", place / "studies"]
-    words += ["--store", place / "store", "--port", str(port)]
+    (command,) = re.findall(r"```bash\n(neurobundle label .*)\n```", PAGE.read_text())
+    words = [label_python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
     with (place / "server.txt").open("wb") as log:
         process = subprocess.Popen(
             [*map(str, words)],
