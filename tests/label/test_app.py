@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
+@contextmanager
+def serving(place: Path, python: Path, **variables: str) -> Iterator[SlicerClient]:
     """The command of docs/concepts/label.md, with a bundle that knows nothing, on a free port."""
     port = free_port()
     (command,) = re.findall(r"```bash\n(neurobundle label .*)\n```", PAGE.read_text())
-    words = [label_python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
-    with (place / "server.txt").open("wb") as log:
+    words = [python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
+    with (place / "server.txt").open("ab") as log:
         process = subprocess.Popen(
             [*map(str, words)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
             cwd=place,
             stdout=log,
             stderr=log,
@@ -86,7 +87,7 @@ def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
             for _ in range(300):
                 assert process.poll() is None, (place / "server.txt").read_text()[-3000:]
                 try:
-                    client.info()
+                    status_of(client, "GET", "/")
                 except (urllib.error.URLError, ConnectionError):
                     time.sleep(1)
                 else:
@@ -95,6 +96,13 @@ def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def server(place: Path, label_python: Path) -> Iterator[SlicerClient]:
+    """A server of this machine's own."""
+    with serving(place, label_python) as client:
+        yield client
 
 
 def status_of(client: SlicerClient, method: str, path: str, **headers: str) -> int:
@@ -158,3 +166,22 @@ def test_81_nothing_of_the_patient_is_kept_or_said(server: SlicerClient, place: 
     assert any(path.name == "studies.json" for path in kept)
     text = b"".join(path.read_bytes() for path in kept) + json.dumps(server.info()).encode()
     assert not [word for word in ("DOE", "Jane", "MRN", "1970", make.STUDY) if word.encode() in text]
+
+
+def test_72_with_authentication_no_route_answers_without_a_token(place: Path, label_python: Path) -> None:
+    """Nobody can be asked for a token here: the realm is a port on which nobody listens."""
+    realm = {"MONAI_LABEL_AUTH_ENABLE": "true", "MONAI_LABEL_AUTH_REALM_URI": "http://127.0.0.1:9/realms/x"}
+    routes = [
+        *(("GET", path) for path in ("/info/", "/datastore/", "/datastore/image?image=a", "/train/", "/logs/")),
+        *(("GET", path) for path in ("/datastore/label?label=a&tag=final", "/proxy/dicom/studies", "/scoring/")),
+        *(("POST", path) for path in (f"/infer/{TUMOUR}?image=a", "/activelearning/first", f"/train/{TUMOUR}")),
+        *(("POST", path) for path in (f"/batch/infer/{TUMOUR}", "/scoring/")),
+        *(("DELETE", path) for path in ("/datastore/image?id=a", "/datastore/label?id=a&tag=final", "/train/")),
+        ("PUT", "/datastore/image?image=a"),
+        ("PUT", "/datastore/label?image=a&tag=final"),
+    ]
+    with serving(place, label_python, **realm) as client:
+        found = {(method, path): status_of(client, method, path) for method, path in routes}
+        forged = status_of(client, "GET", "/info/", Authorization="Bearer eyJhbGciOiJub25lIn0.e30.")
+    assert set(found.values()) <= {401, 403}, found
+    assert forged >= 400, "the realm cannot be asked, so nobody is let in"
