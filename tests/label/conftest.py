@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,19 +84,29 @@ def running(folder: Path, python: Path, bundles: list[str]) -> Iterator[Server]:
     start = commands()[2].replace("--port 8000", f"--port {port}").replace(SERVED, ",".join(bundles))
     assert str(port) in start
     output = folder / "server.txt"
-    with output.open("wb") as file:
-        process = subprocess.Popen(
-            ["bash", "-euc", f"exec {start}"],
-            cwd=folder,
-            env=variables,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
+    with served(["bash", "-euc", f"exec {start}"], folder, variables, port, output) as client:
+        yield Server(client, folder / "label_app" / "monaibundle" / "model", folder / "my_images", output)
+
+
+@contextmanager
+def served(
+    words: list[str], folder: Path, variables: dict[str, str], port: int, output: Path
+) -> Iterator[SlicerClient]:
+    """A client of the server that a command starts, once it answers; the server is stopped afterwards.
+
+    Args:
+        words: the command.
+        folder: where it runs.
+        variables: its environment.
+        port: where it listens.
+        output: gets what it prints, after what is there.
+    """
+    with output.open("ab") as file:
+        process = subprocess.Popen(words, cwd=folder, env=variables, stdout=file, stderr=file, start_new_session=True)
     client = SlicerClient(f"http://127.0.0.1:{port}")
     try:
         wait_for(client, process, output)
-        yield Server(client, folder / "label_app" / "monaibundle" / "model", folder / "my_images", output)
+        yield client
     finally:
         stop(process)
 
@@ -125,7 +136,7 @@ def wait_for(client: SlicerClient, process: subprocess.Popen[bytes], output: Pat
     for _ in range(SECONDS_TO_START):
         assert process.poll() is None, output.read_text()[-4000:]
         try:
-            client.info()
+            urllib.request.urlopen(client.address, timeout=client.seconds).close()
         except (urllib.error.URLError, ConnectionError):
             time.sleep(1)
         else:

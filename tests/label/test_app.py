@@ -6,9 +6,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -28,7 +25,7 @@ from neurobundle.networks import save_weights, strided_unet
 from ..conftest import ROOT
 from ..load.dicom import make
 from .client import ServerError, SlicerClient
-from .conftest import free_port
+from .conftest import free_port, served
 
 pytestmark = pytest.mark.slow
 
@@ -73,29 +70,9 @@ def serving(place: Path, python: Path, **variables: str) -> Iterator[SlicerClien
     port = free_port()
     (command,) = re.findall(r"```bash\n(neurobundle label .*)\n```", PAGE.read_text())
     words = [python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
-    with (place / "server.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [*map(str, words)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            cwd=place,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        client = SlicerClient(f"http://127.0.0.1:{port}")
-        try:
-            for _ in range(300):
-                assert process.poll() is None, (place / "server.txt").read_text()[-3000:]
-                try:
-                    status_of(client, "GET", "/")
-                except (urllib.error.URLError, ConnectionError):
-                    time.sleep(1)
-                else:
-                    break
-            yield client
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    with served([*map(str, words)], place, environment, port, place / "server.txt") as client:
+        yield client
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -111,6 +112,26 @@ def test_labels_come_onto_the_image_s_grid() -> None:
     found = on_grid(labels, Scan(np.zeros((4, 4, 4)), affine))
     assert np.array_equal(found.data, labels.data.repeat(2, 0).repeat(2, 1).repeat(2, 2))
     assert on_grid(labels, labels) is labels
+
+
+def test_a_server_may_be_addressed_by_its_host(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by the names that the user gives; the guard refuses all others."""
+    from neurobundle.commands import label as module
+
+    seen: list[dict[str, str]] = []
+
+    def run(words: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess[bytes]:
+        seen.append(env)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    given = {"MONAI_LABEL_AUTH_ENABLE": "true", module.HOSTS: "label.hospital", "MONAI_LABEL_SESSIONS": "true"}
+    for host in ("10.0.0.7", "fd00::7"):
+        bundles = ["hippocampus_segmentation"]
+        assert module.label(bundles, studies, tmp_path / "store", host=host, environment=given) == 0
+    assert [env[module.HOSTS] for env in seen] == ["label.hospital,10.0.0.7", "label.hospital,[fd00::7]"]
+    assert seen[0]["MONAI_LABEL_SESSIONS"] == "false"
 
 
 def test_the_server_s_command(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,9 @@ SETTINGS = {
 }
 _AUTH = "MONAI_LABEL_AUTH_ENABLE"
 
+#: Further names of the server, with commas between them; read by :mod:`neurobundle.label.asgi`.
+HOSTS = "NEUROBUNDLE_LABEL_HOSTS"
+
 
 def make_app(folder: Path) -> Path:
     """Write what ``monailabel start_server --app`` loads.
@@ -82,7 +85,13 @@ def label(
         way_out = "It wants an environment of its own: make label-venv, then .venv-label/bin/neurobundle label."
         raise MissingPackageError("annotating needs the package 'monailabel'", way_out)
     make_app(store / "app")
-    return subprocess.run(words, env={**given, **SETTINGS}, check=False).returncode
+    return subprocess.run(words, env={**given, **SETTINGS, HOSTS: _hosts(host, given)}, check=False).returncode
+
+
+def _hosts(host: str, environment: Mapping[str, str]) -> str:
+    """The names under which clients may address the server, beside those of this machine: its address among them."""
+    own = f"[{host}]" if ":" in host else host
+    return ",".join(dict.fromkeys([*filter(None, environment.get(HOSTS, "").split(",")), own]))
 
 
 def server_command(

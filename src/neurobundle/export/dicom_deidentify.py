@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from neurobundle.export.dicom_files import SERIAL_NUMBER
-from neurobundle.export.dicom_source import COPIED, NO_DATE, NO_TIME
+from neurobundle.export.dicom_files import SERIAL_NUMBER, adopt, name, settle
+from neurobundle.export.dicom_source import COPIED, NO_DATE, NO_TIME, DicomSource
 from neurobundle.export.dicom_uids import uid_of
 from neurobundle.load import salt
 
@@ -68,6 +68,22 @@ CLEAN_STRUCTURED_CONTENT = ("113104", "DCM", "Clean Structured Content Option")
 
 #: What of :data:`COPIED` is no one's, or is said anew.
 _KEPT = ("SpecificCharacterSet",)
+
+
+def finish(dataset: Any, source: DicomSource, deidentified: bool, made: Sequence[str] = ()) -> None:
+    """Give an object that highdicom made its patient, or none, and its own UIDs by its content.
+
+    Args:
+        dataset: changed in place.
+        source: the images.
+        deidentified: without the patient.
+        made: UIDs in it that are of objects made here, and stay; see :func:`deidentify`.
+    """
+    adopt(dataset, source)
+    settle(dataset, source)
+    if deidentified:
+        deidentify(dataset, made)
+    name(dataset)
 
 
 def deidentify(dataset: Any, made: Sequence[str] = ()) -> None:

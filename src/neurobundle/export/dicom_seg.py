@@ -17,17 +17,14 @@ import numpy.typing as npt
 
 from neurobundle.errors import InputError, SettingError
 from neurobundle.export.dicom_codes import Algorithm, Code, Segment, overlap
-from neurobundle.export.dicom_deidentify import deidentify
+from neurobundle.export.dicom_deidentify import finish
 from neurobundle.export.dicom_files import (
     MANUFACTURER,
     RESEARCH_USE_ONLY,
     SERIAL_NUMBER,
     UNNAMED,
-    adopt,
     encode,
-    name,
     quiet,
-    settle,
     write_dicom,
 )
 from neurobundle.export.dicom_source import DicomSource, SourceFrame, unnamed_header
@@ -109,11 +106,7 @@ def make_seg(
             series_description=f"{algorithm.name[:20]} {RESEARCH_USE_ONLY}",
         )
         _refer(seg, source)
-        adopt(seg, source)
-        settle(seg, source)
-        if deidentified:
-            deidentify(seg)
-        name(seg)
+        finish(seg, source, deidentified)
     return seg
 
 

@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from neurobundle.export.dicom_codes import LATERALITY, Algorithm, Code, Segment
-from neurobundle.export.dicom_deidentify import deidentify
+from neurobundle.export.dicom_deidentify import finish
 from neurobundle.export.dicom_files import (
     MANUFACTURER,
     RESEARCH_USE_ONLY,
     SERIAL_NUMBER,
     UNNAMED,
-    adopt,
     encode,
-    name,
     quiet,
-    settle,
     write_dicom,
 )
 from neurobundle.export.dicom_seg import concept, tracking_uid
@@ -113,11 +110,8 @@ def make_sr(
             coding_schemes=_scheme(hd) if uncertainty is not None else None,
         )
         sr.ContentDescription = RESEARCH_USE_ONLY
-        adopt(sr, source)
-        settle(sr, source)
-        if deidentified:
-            deidentify(sr, made=[str(seg.SOPInstanceUID), str(seg.SeriesInstanceUID)] if seg is not None else [])
-        name(sr)
+        made = [str(seg.SOPInstanceUID), str(seg.SeriesInstanceUID)] if seg is not None else []
+        finish(sr, source, deidentified, made)
     return sr
 
 

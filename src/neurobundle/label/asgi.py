@@ -19,10 +19,11 @@ from monailabel.interfaces.exception import MONAILabelException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from neurobundle.commands.label import HOSTS
 from neurobundle.label.guard import LOOPBACK, Guard
 
-#: Further names of this server, and further pages that may use it, with commas between them.
-HOSTS_VARIABLE, ORIGINS_VARIABLE = "NEUROBUNDLE_LABEL_HOSTS", "NEUROBUNDLE_LABEL_ORIGINS"
+#: Further pages that may use this server, with commas between them.
+ORIGINS = "NEUROBUNDLE_LABEL_ORIGINS"
 
 _INFER = "/infer/{model}"
 
@@ -58,4 +59,4 @@ routes.router.routes[:] = [
 routes.post(f"{settings.MONAI_LABEL_API_STR}{_INFER}", tags=["Infer"], response_model=None)(infer)
 routes.add_exception_handler(MONAILabelException, refused)
 
-app = Guard(routes, hosts={*LOOPBACK, *words(HOSTS_VARIABLE)}, origins=words(ORIGINS_VARIABLE))
+app = Guard(routes, hosts={*LOOPBACK, *words(HOSTS)}, origins=words(ORIGINS))
