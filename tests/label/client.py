@@ -82,6 +82,10 @@ class SlicerClient:
         """What the last training is doing."""
         return dict(json.loads(self._ask("GET", "/train/")[0]))
 
+    def score(self, method: str) -> dict[str, Any]:
+        """What a scoring method says, by image."""
+        return dict(json.loads(self._ask("POST", f"/scoring/{quote_plus(method)}?run_sync=true", {})[0]))
+
     def logs(self, lines: int = 1000) -> str:
         """The end of the server's log."""
         return self._ask("GET", f"/logs/?lines={lines}&text=true")[0].decode()

@@ -21,6 +21,7 @@ import torch
 from neurobundle.cli import main
 from neurobundle.geometry import same_grid
 from neurobundle.networks import save_weights, strided_unet
+from neurobundle.networks.manifest import verify
 
 from ..conftest import ROOT
 from ..load.dicom import make
@@ -58,9 +59,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(ROOT / "bundles" / TUMOUR, copy, ignore=shutil.ignore_patterns("*.pt", "M*256", "docs"))
     torch.manual_seed(0)
     save_weights(strided_unet(4, 3, "tiny"), copy / "models" / "model.pt", origin="released")
-    path = copy / "configs" / "inference.yaml"
-    text = path.read_text().replace("network_size: full", "network_size: tiny")
-    path.write_text(text.replace("window: [80, 96, 80]", "window: [16, 16, 16]"))
+    for name in ("inference", "train"):
+        path = copy / "configs" / f"{name}.yaml"
+        text = path.read_text().replace("network_size: full", "network_size: tiny")
+        path.write_text(text.replace("[80, 96, 80]", "[16, 16, 16]"))
     return folder
 
 
@@ -123,6 +125,52 @@ def test_a_label_is_kept_and_the_study_is_done(server: SlicerClient, place: Path
     server.save_label(image, tmp_path / "mask.nii.gz", ["wt", "tc", "et"])
     assert (place / "store" / "labels" / "final" / f"{image}.nii.gz").is_file()
     assert server.next_sample("uncertain") == {}
+
+
+def test_a_person_picks_the_scans(server: SlicerClient, place: Path) -> None:
+    """In the place of the rules; a scan that is not there is named."""
+    config = server.info()["models"][TUMOUR]["config"]
+    assert list(config) == ["scan_T1", "scan_T1c", "scan_T2", "scan_FLAIR"]
+    assert config["scan_T2"][0] == "by rule"
+    numbers = [name for name in config["scan_T2"] if name.startswith("series ")]
+    assert len(numbers) == 4
+    (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
+    chosen = {one["channel"]: one["source"] for one in server.infer(TUMOUR, image)[1]["study"]["chosen"]}
+    picked = {"scan_T2": chosen["FLAIR"], "scan_FLAIR": chosen["T2"]}
+    _, answer = server.infer(TUMOUR, image, **picked)
+    found = {one["channel"]: one["source"] for one in answer["study"]["chosen"]}
+    assert found == {**chosen, "T2": chosen["FLAIR"], "FLAIR": chosen["T2"]}
+    with pytest.raises(ServerError, match=r"no scan 'series 99'.*It has series"):
+        server.infer(TUMOUR, image, scan_T1="series 99")
+
+
+def test_it_learns_from_the_labels_and_is_compared_with_them(server: SlicerClient, place: Path, tmp_path: Path) -> None:
+    (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
+    mask, before = server.infer(TUMOUR, image, result_extension=".nii.gz")
+    assert mask is not None
+    (tmp_path / "mask.nii.gz").write_bytes(mask)
+    server.save_label(image, tmp_path / "mask.nii.gz", list(before["label_names"]))
+    method = f"agreement_{TUMOUR}"
+    (own,) = server.score(method).values()
+    assert not own["learned_from"]
+    assert own["scores"]
+    assert {score["dice"] for score in own["scores"].values()} == {1.0}, "its own answer, saved as it was"
+
+    status = server.train(TUMOUR, max_epochs=1, device="cpu")
+    assert status["status"] == "DONE", server.logs()[-4000:]
+    lesson = server.info()["train_stats"][TUMOUR]
+    assert (lesson["cases"], lesson["held_out"], lesson["taken"]) == ([image], [], True)
+    mask, after = server.infer(TUMOUR, image, result_extension=".nii.gz")
+    assert mask is not None
+    assert after["weights_sha256"] != before["weights_sha256"]
+    assert after["weights_sha256"] == verify(place / "store" / "bundles" / TUMOUR / "models" / "model.pt").sha256
+    (again,) = server.score(method).values()
+    assert again["learned_from"]
+    (tmp_path / "mask.nii.gz").write_bytes(mask)
+    words = ["run", str(place / "store" / "bundles" / TUMOUR), "-i", str(place / "studies"), "--device", "cpu"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--no-pictures"]) == 0
+    ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
+    assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
 
 
 def test_70_and_77_by_the_routes(server: SlicerClient, place: Path) -> None:

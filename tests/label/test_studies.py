@@ -13,8 +13,8 @@ import pytest
 from neurobundle.commands.sources import Wanted
 from neurobundle.errors import InputError, MissingPackageError, NoInputError, SettingError
 from neurobundle.geometry import same_grid
-from neurobundle.label.answers import answer, on_grid
-from neurobundle.label.studies import StudyStore
+from neurobundle.label.answers import answer, on_grid, scan_names
+from neurobundle.label.studies import StudyEntry, StudyStore
 from neurobundle.load.scan import Scan, read_scan
 from tests.load.dicom import make
 
@@ -152,3 +152,29 @@ def test_the_server_s_command(studies: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MissingPackageError, match="monailabel"):
         label([name], studies, tmp_path / "store")
     assert (make_app(tmp_path / "app") / "main.py").read_text().count("NeurobundleApp") == 2
+
+
+def test_one_case_of_a_folder_is_answered_alone(tiny_bundle: Path, studies: Path, tmp_path: Path) -> None:
+    """The other one is not even read."""
+    store = StudyStore(tmp_path / "store")
+    store.gather([studies])
+    alone = answer(tiny_bundle, studies / "anna.nii.gz", store.image("anna"), device="cpu")
+    (studies / "otto.nii.gz").write_bytes(b"damaged")
+    beside = answer(tiny_bundle, studies, store.image("anna"), device="cpu")
+    assert alone.labels is not None
+    assert beside.labels is not None
+    assert np.array_equal(beside.labels.data, alone.labels.data)
+    with pytest.raises(InputError, match="not among what lies there"):
+        answer(tiny_bundle, studies, tmp_path / "ida.nii.gz", device="cpu")
+
+
+def test_scans_by_the_names_that_a_person_picks() -> None:
+    one = StudyEntry(
+        "a", "", "", study={"chosen": [{"source": "a_T1.nii.gz"}], "passed_over": [{"source": "a-T2.nii"}]}
+    )
+    two = StudyEntry("b", "", "", study={"chosen": [{"source": "b_T1.nii.gz"}, {"why": "its name is not to be said"}]})
+    assert scan_names([one, two]) == ["T1", "T2"]
+    dicom = StudyEntry("c", "", "", study={"chosen": [{"source": f"series {n}"} for n in (10, 2)]})
+    assert scan_names([dicom]) == ["series 2", "series 10"]
+    many = StudyEntry("d", "", "", study={"passed_over": [{"source": f"series {n}"} for n in range(41)]})
+    assert scan_names([many]) == []

@@ -189,10 +189,16 @@ def structures_of(bundle_dir: Path) -> dict[int, str]:
     return {int(value): name for value, name in labels.items() if name.lower() != "background"}
 
 
+def scored_values_of(bundle_dir: Path) -> dict[str, list[int]]:
+    """Which label values count as each thing that a bundle is scored by: its ``regions``, or its structures."""
+    output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
+    regions = {str(name): [int(value) for value in values] for name, values in _mapping(output.get("regions")).items()}
+    return regions or {name: [value] for value, name in structures_of(bundle_dir).items()}
+
+
 def scored_of(bundle_dir: Path) -> list[str]:
     """What a bundle is scored by: its ``regions`` where its outputs overlap, else its structures."""
-    output = _first(_mapping(read_metadata(bundle_dir).get("network_data_format")).get("outputs"))
-    return list(_mapping(output.get("regions"))) or list(structures_of(bundle_dir).values())
+    return list(scored_values_of(bundle_dir))
 
 
 def answers_of(bundle_dir: Path) -> list[str] | None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from neurobundle.commands.sources import Source, StudySource, Wanted
-from neurobundle.errors import NeurobundleError, NoInputError
+from neurobundle.errors import InputError, NeurobundleError, NoInputError
 from neurobundle.load import salt
 from neurobundle.load.inputs import dicom_folders, find_images, walk
 from neurobundle.load.names import IMAGE_SUFFIXES, is_nifti_name, unique_case_names
@@ -64,6 +64,22 @@ def find_sources(
         raise
     sources = [*_study_sources(studies, wanted, work, salted), *_file_sources(files, wanted, work, salted)]
     return _distinct(sources)
+
+
+def one_of(sources: Sequence[Source], case: str) -> Source:
+    """The source of one case: by its name, or the only one there is, whose name may hang on what lies beside it.
+
+    Args:
+        sources: what lies in a place.
+        case: its name.
+
+    Raises:
+        InputError: if it is not among them.
+    """
+    for source in sources:
+        if source.case == case or len(sources) == 1:
+            return source
+    raise InputError("it is not among what lies there", "Was it moved, or given another name?", case=case)
 
 
 def _divided(places: list[Path], without: Path | None, wanted: Wanted) -> tuple[list[tuple[Path, Study]], list[Path]]:

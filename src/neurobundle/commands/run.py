@@ -30,7 +30,7 @@ from neurobundle.bundle.find import (
 from neurobundle.bundle.journal import Journal, report_head, volumes_ml
 from neurobundle.bundle.runner import CaseRunner
 from neurobundle.bundle.workflow import Plan, config_file, make_plan
-from neurobundle.commands.inputs import find_sources
+from neurobundle.commands.inputs import find_sources, one_of
 from neurobundle.commands.run_key import parts_key
 from neurobundle.commands.run_outputs import CaseWriter, Outputs
 from neurobundle.commands.run_parts import Rest, close_ups, mirrored, move, timed
@@ -172,16 +172,21 @@ class Run(RunSteps):
         return make_plan(self.bundle_dir, "inference", self.overlays, {**self.settings, **where})
 
     def __call__(
-        self, inputs: Sequence[str | Path], progress: Callable[[list[Source]], Any] = lambda items: items
+        self,
+        inputs: Sequence[str | Path],
+        progress: Callable[[list[Source]], Any] = lambda items: items,
+        only: str | None = None,
     ) -> RunReport:
         """Run all inputs.
 
         Args:
             inputs: files and folders.
             progress: wraps the list of cases; a progress bar, for instance.
+            only: the name of the one case to run, if not all.
 
         Raises:
             NoInputError: if there is nothing to run.
+            InputError: if that case is not among them.
             WeightsError: if the weights cannot be trusted.
             EnvironmentFault: if the output folder cannot be written; what was done before stays, and is in the report.
         """
@@ -192,6 +197,7 @@ class Run(RunSteps):
         with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
             work = Path(folder)
             sources = find_sources(inputs, self.output, work=work, wanted=self.wanted, salted=self.salted_names)
+            sources = sources if only is None else [one_of(sources, only)]
             self.journal.open()
             self._refuse_another_command(sources)
             self._build(work)

@@ -134,6 +134,10 @@ class Source:
         """The fingerprint of its content; empty if it is not there, which reading it will say better."""
         return fingerprint.of_input(self.path) if self.path.exists() else ""
 
+    def person(self) -> str:
+        """Whose scan it is, as far as its layout says; the case if it does not. Never to be written."""
+        return self.case
+
     def read(self) -> Scan:
         """The scan; what the config opens then is what the gate let pass.
 
@@ -201,6 +205,16 @@ class StudySource(Source):
             files = [choice.source] if isinstance(choice.source, Path) else choice.source.files
             digests.append((channel, choice.name, sorted(fingerprint.of_input(path) for path in files)))
         return fingerprint.of_value(digests) if digests else ""
+
+    def person(self) -> str:
+        """The subject of the layout; of DICOM a hash of what the headers call the patient."""
+        assert self.found is not None
+        if self.found.layout != "dicom":
+            return self.found.subject
+        from neurobundle.load.dicom import patient_in
+
+        files = [file for choice in self.found.choices.values() for file in getattr(choice.source, "files", ())]
+        return (patient_in(files[0]) if files else "") or self.case
 
     def read(self) -> Scan:
         """The reference's scan; all channels then lie on its grid, in files of the run's own.

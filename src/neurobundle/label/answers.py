@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,25 @@ import torch
 
 from neurobundle.bundle.configfile import read_config
 from neurobundle.bundle.entries import CaseResult
-from neurobundle.bundle.find import answers_of, structures_of
+from neurobundle.bundle.find import answers_of, channels_of, reference_of, structures_of
 from neurobundle.bundle.workflow import config_file, device_setting
 from neurobundle.commands.classify import make_run
+from neurobundle.commands.inputs import find_sources, one_of
 from neurobundle.commands.run import UNCERTAINTY_ID
+from neurobundle.commands.sources import Source, StudySource, Wanted
 from neurobundle.errors import InputError
+from neurobundle.files import write_json
 from neurobundle.geometry import same_grid
+from neurobundle.label.studies import StudyEntry
+from neurobundle.load.datalist import natural
 from neurobundle.load.gate import LABEL
+from neurobundle.load.names import stem
 from neurobundle.load.scan import Scan, read_scan
 from neurobundle.prepare.grid import Grid
 from neurobundle.prepare.space import sample
+
+#: More names than this are no list that a person chooses from.
+MOST_NAMES = 40
 
 
 @dataclass(frozen=True)
@@ -46,42 +55,101 @@ def answer(
     device: str = "auto",
     uncertainty: bool = True,
     settings: Mapping[str, Any] | None = None,
-    mapping: Path | None = None,
+    scans: Mapping[str, str] | None = None,
 ) -> Answer:
     """Run a bundle on one study.
 
     Args:
         bundle: its folder.
-        study: a file, or the folder of a study.
-        image: the store's image of it; the label map lies on its grid.
+        study: a file, or the folder that a study lies in.
+        image: the store's image of it, named after the case; the label map lies on its grid.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         uncertainty: also say how sure it is, if the bundle can.
         settings: values by id.
-        mapping: a file that says which scan is which channel.
+        scans: channel to what :func:`scan_name` calls the scan that a person picked for it; rules choose the others.
 
     Raises:
-        InputError: if the study is refused; the message is that of ``neurobundle run``.
+        InputError: if the study is refused, or has no such scan; the message is that of ``neurobundle run``.
         SettingError: for a setting or a device that is none.
         WeightsError: if the weights cannot be trusted.
     """
+    case = image.name.removesuffix(".nii.gz")
     with tempfile.TemporaryDirectory(prefix="neurobundle-") as place:
+        mapping = write_mapping(scans, study, case, bundle, Path(place)) if scans else None
         run = make_run(
             str(bundle),
-            Path(place),
+            Path(place) / "out",
             settings={**(settings or {}), **device_setting(device)},
             pictures=False,
             mapping=mapping,
             uncertainty=uncertainty and UNCERTAINTY_ID in read_config(config_file(bundle, "inference")),
             overlap=False,
         )
-        results = run([study]).results
-        result = next((one for one in results if one.case == image.name.removesuffix(".nii.gz")), results[0])
+        (result,) = run([study], only=case).results
         if not result.passed:
             raise InputError(result.error)
         if answers_of(bundle) is not None:
             return Answer(None, numbers_of(result, bundle))
-        labels = read_scan(Path(place) / result.output, LABEL)
+        labels = read_scan(Path(place) / "out" / result.output, LABEL)
     return Answer(on_grid(labels, read_scan(image)), numbers_of(result, bundle))
+
+
+def source_of(study: Path, case: str, wanted: Wanted, work: Path) -> Source:
+    """What one case is made from.
+
+    Args:
+        study: a file, or the folder that it lies in.
+        case: its name.
+        wanted: by the bundle.
+        work: a folder that is the source's own.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    source = one_of(find_sources([study], work=work, wanted=wanted), case)
+    source.work = work
+    return source
+
+
+def scan_name(source: str, case: str) -> str:
+    """By what name a person picks a scan: ``series 5``, or what a file's name says beside the case's.
+
+    >>> scan_name("case_0_T1c.nii.gz", "case_0"), scan_name("series 5", "study-1a2b")
+    ('T1c', 'series 5')
+    """
+    return stem(source).removeprefix(case).strip("_-. ") or source
+
+
+def scan_names(entries: Iterable[StudyEntry]) -> list[str]:
+    """The names by which scans of some studies can be picked, each once; none where hardly two studies share one.
+
+    Args:
+        entries: of a store.
+    """
+    names: set[str] = set()
+    for entry in entries:
+        scans = [*entry.study.get("chosen", []), *entry.study.get("passed_over", [])]
+        names |= {scan_name(scan["source"], entry.case) for scan in scans if "source" in scan}
+    return sorted(names, key=natural) if len(names) <= MOST_NAMES else []
+
+
+def write_mapping(scans: Mapping[str, str], study: Path, case: str, bundle: Path, work: Path) -> Path:
+    """A mapping file of the scans that a person picked.
+
+    Raises:
+        InputError: if the study has no such scan.
+    """
+    source = source_of(study, case, Wanted(channels_of(bundle), reference_of(bundle)), work)
+    if not isinstance(source, StudySource) or source.found is None:
+        raise InputError("it is one file, of which no scan can be picked", "Leave the scans to the rules.", case=case)
+    there = [candidate.choice for candidate in source.found.candidates]
+    named = {scan_name(choice.name, case): choice.source for choice in there}
+    unknown = next((name for name in scans.values() if name not in named), None)
+    if unknown is not None:
+        raise InputError(f"it has no scan {unknown!r}", f"It has {', '.join(sorted(named))}.", case=case)
+    picked = {channel: named[name] for channel, name in scans.items()}
+    values = {channel: str(one) if isinstance(one, Path) else one.key for channel, one in picked.items()}
+    return write_json(work / "mapping.json", {source.case: values})
 
 
 def on_grid(labels: Scan, image: Scan) -> Scan:

@@ -10,6 +10,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.first import First
 from monailabel.tasks.activelearning.random import Random
 
@@ -21,7 +22,8 @@ from neurobundle.commands.run import UNCERTAINTY_ID
 from neurobundle.commands.sources import Wanted
 from neurobundle.errors import SettingError
 from neurobundle.label.app.datastore import StudyDatastore
-from neurobundle.label.app.tasks import Ask, CaseScores, Uncertain
+from neurobundle.label.app.tasks import Agreement, Ask, CaseScores, Uncertain
+from neurobundle.label.app.training import Learn
 from neurobundle.label.studies import StudyStore
 
 
@@ -55,14 +57,22 @@ class NeurobundleApp(MONAILabelApp):
         """One for each bundle."""
         return {bundle.name: Ask(bundle, self.store) for bundle in self.bundles}
 
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """One for each bundle that has a training."""
+        able = [bundle for bundle in self.bundles if any((bundle / "configs").glob("train.*"))]
+        return {bundle.name: Learn(bundle, self.store) for bundle in able}
+
     def init_strategies(self) -> dict[str, Strategy]:
         """In the order of the clients' menu."""
         return {"uncertain": Uncertain(), "first": First(), "random": Random()}
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
-        """Case scores of the bundles that can say how sure they are."""
+        """Case scores of the bundles that can say how sure they are, and how well each agrees with the final labels."""
         sure = [bundle for bundle in self.bundles if UNCERTAINTY_ID in read_config(config_file(bundle, "inference"))]
-        return {f"case_score_{bundle.name}": CaseScores(Ask(bundle, self.store)) for bundle in sure}
+        return {
+            **{f"case_score_{bundle.name}": CaseScores(Ask(bundle, self.store)) for bundle in sure},
+            **{f"agreement_{bundle.name}": Agreement(Ask(bundle, self.store)) for bundle in self.bundles},
+        }
 
 
 def _copied(bundle: Path, folder: Path) -> Path:

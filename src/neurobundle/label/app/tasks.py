@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
-from neurobundle.bundle.find import answers_of, read_metadata, structures_of
+from neurobundle.bundle.find import answers_of, channels_of, read_metadata, structures_of
 from neurobundle.errors import NeurobundleError
 from neurobundle.export.nifti import save_label_map
-from neurobundle.label.answers import Answer, answer
+from neurobundle.label.answers import Answer, answer, scan_names
+from neurobundle.label.app.training import final_labels
+from neurobundle.label.learning import learned_from
+from neurobundle.label.scores import agreement
 from neurobundle.label.studies import StudyStore
 from neurobundle.load.scan import Scan
 
@@ -24,6 +28,12 @@ logger = logging.getLogger(__name__)
 
 #: In an image's info: the case score by bundle.
 SCORES = "case_score"
+
+#: In a final label's info: how well each bundle agrees with it.
+AGREEMENT = "agreement"
+
+#: What a model's setting for a channel begins with, and its choice that leaves the scan to the rules.
+PICK, BY_RULE = "scan_", "by rule"
 
 
 class Ask(InferTask):
@@ -40,30 +50,52 @@ class Ask(InferTask):
         kind = InferType.SEGMENTATION if classes is None else InferType.CLASSIFICATION
         super().__init__(kind, labels, 3, str(read_metadata(bundle).get("description", bundle.name)))
         self.bundle, self.store = bundle, store
+        channels = channels_of(bundle)
+        self.channels = channels if len(channels) > 1 else ()
 
     def is_valid(self) -> bool:
         """Whether there are weights."""
         return (self.bundle / "models" / "model.pt").is_file()
 
+    def config(self) -> dict[str, Any]:
+        """Of a bundle of several channels, which scan is which: by the rules, or the one that a person picks."""
+        if not self.channels:
+            return {}
+        names = scan_names(self.store.entries.values())
+        return {f"{PICK}{channel}": [BY_RULE, *names] for channel in self.channels}
+
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """A file with the label map, if there is one, and the numbers."""
-        found = self.ask(Path(str(request["image"])), str(request.get("device", "auto")))
+        found = self.ask(Path(str(request["image"])), str(request.get("device", "auto")), self._picked(request))
         if found.labels is None:
             return None, found.numbers
         return written(found.labels, str(request.get("result_extension") or ".nii.gz")), found.numbers
 
-    def ask(self, image: Path, device: str = "auto") -> Answer:
+    def ask(self, image: Path, device: str = "auto", scans: Mapping[str, str] | None = None) -> Answer:
         """The answer on one image of the store.
+
+        Args:
+            image: its file.
+            device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+            scans: channel to the scan that a person picked for it.
 
         Raises:
             MONAILabelException: with the message of ``neurobundle run``.
         """
         case = image.name.removesuffix(".nii.gz")
         try:
-            return answer(self.bundle, self.store.path_of(case), self.store.image(case), device=device)
+            place = self.store.path_of(case)
+            return answer(self.bundle, place, self.store.image(case), device=device, scans=scans)
         except NeurobundleError as error:
             logger.error("ERROR %s", error.brief())
             raise MONAILabelException(MONAILabelError.INFERENCE_ERROR, error.brief()) from error
+
+    def _picked(self, request: Mapping[str, Any]) -> dict[str, str]:
+        """Channel to scan, where a person picked one; a client sends a list of which nothing was chosen as it is."""
+        picked = {channel: request.get(f"{PICK}{channel}") for channel in self.channels}
+        return {
+            channel: name for channel, name in picked.items() if isinstance(name, str) and name not in ("", BY_RULE)
+        }
 
 
 def written(labels: Scan, extension: str) -> str:
@@ -105,6 +137,38 @@ class CaseScores(ScoringMethod):
                 known = datastore.get_image_info(image).get(SCORES, {})
                 datastore.update_image_info(image, {SCORES: {**known, self.ask.bundle.name: scores[image]}})
         return scores
+
+
+class Agreement(ScoringMethod):
+    """How well a bundle agrees with each final label.
+
+    Args:
+        ask: of the bundle.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        super().__init__(f"{ask.bundle.name} against the final labels")
+        self.ask = ask
+
+    def __call__(self, request: dict[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """By image; one that cannot be compared is named with the cause, and the others go on.
+
+        Of an image that a training here may have learned from, ``learned_from`` is true: its score is too good.
+        """
+        found: dict[str, Any] = {}
+        learned = learned_from(self.ask.bundle, self.ask.store.folder)
+        for final in final_labels(datastore):
+            try:
+                said = self.ask.ask(self.ask.store.image(final.case), str(request.get("device", "auto")))
+                scores = agreement(self.ask.bundle, said, final)
+            except (MONAILabelException, NeurobundleError) as error:
+                found[final.case] = {"error": error.brief() if isinstance(error, NeurobundleError) else error.msg}
+                continue
+            found[final.case] = {"scores": scores, "learned_from": final.case in learned}
+            known = datastore.get_label_info(final.case, DefaultLabelTag.FINAL).get(AGREEMENT, {})
+            both = {**known, self.ask.bundle.name: found[final.case]}
+            datastore.update_label_info(final.case, DefaultLabelTag.FINAL, {AGREEMENT: both})
+        return found
 
 
 class Uncertain(Strategy):

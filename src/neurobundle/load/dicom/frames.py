@@ -213,6 +213,20 @@ def patient_of(elements: Elements) -> tuple[str, str, str]:
     return parts[0], parts[1], parts[2]
 
 
+def patient_in(file: Path) -> str:
+    """Whose a file is, as a hash: of the PatientID, or where there is none of name and birth date; empty if neither is.
+
+    For comparing within one process only: whoever knows the IDs of a hospital can try them all, so it is never written.
+    """
+    import pydicom
+
+    tags = ["PatientID", "PatientName", "PatientBirthDate"]
+    with file.open("rb") as stream:
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=tags, force=True)
+    identity, *others = patient_of(Elements(dataset))
+    return identity or "".join(others)
+
+
 def _numbers(elements: Elements, keyword: str, count: int, file: Path) -> tuple[Array | None, Finding | None]:
     """So many finite numbers, or a finding that names the tag."""
     from pydicom.datadict import tag_for_keyword
