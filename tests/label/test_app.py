@@ -3,78 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
 from neurobundle.cli import main
 from neurobundle.geometry import same_grid
-from neurobundle.networks import save_weights, strided_unet
+from neurobundle.label.guard import Limits
 from neurobundle.networks.manifest import verify
 
-from ..conftest import ROOT
 from ..load.dicom import make
 from .client import ServerError, SlicerClient
-from .conftest import free_port, served
+from .places import TUMOUR, blank_bundle, four_series, serving
 
 pytestmark = pytest.mark.slow
-
-TUMOUR = "brain_tumor_segmentation"
-PAGE = ROOT / "docs" / "concepts" / "label.md"
-
-
-def contrast(ds: Any, _: int) -> None:
-    ds.ContrastBolusAgent, ds.SeriesNumber = "Gadolinium", 7
-
-
-def t2(ds: Any, _: int) -> None:
-    ds.ScanningSequence, ds.SequenceVariant, ds.EchoTime = "SE", "SK", "95"
-    ds.RepetitionTime, ds.InversionTime, ds.SeriesNumber = "4500", None, 8
-
-
-def flair(ds: Any, _: int) -> None:
-    ds.ScanningSequence, ds.SequenceVariant, ds.EchoTime = ["SE", "IR"], "SK", "120"
-    ds.RepetitionTime, ds.InversionTime, ds.SeriesNumber = "9000", "2500", 9
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DICOM study of four series in no order, and a bundle that knows nothing."""
     folder = tmp_path_factory.mktemp("app")
-    size: dict[str, Any] = {"slices": 26, "rows": 30, "columns": 24, "step": 1.5}
-    for n, (name, edit) in enumerate({"d": t2, "a": flair, "c": contrast, "b": None}.items()):
-        make.series(folder / "studies" / "one" / name, uid=f"{make.SERIES}.{n}", edit=edit, **size)
-    copy = folder / TUMOUR
-    shutil.copytree(ROOT / "bundles" / TUMOUR, copy, ignore=shutil.ignore_patterns("*.pt", "M*256", "docs"))
-    torch.manual_seed(0)
-    save_weights(strided_unet(4, 3, "tiny"), copy / "models" / "model.pt", origin="released")
-    for name in ("inference", "train"):
-        path = copy / "configs" / f"{name}.yaml"
-        text = path.read_text().replace("network_size: full", "network_size: tiny")
-        path.write_text(text.replace("[80, 96, 80]", "[16, 16, 16]"))
+    four_series(folder / "studies" / "one")
+    blank_bundle(folder)
     return folder
-
-
-@contextmanager
-def serving(place: Path, python: Path, **variables: str) -> Iterator[SlicerClient]:
-    """The command of docs/concepts/label.md, with a bundle that knows nothing, on a free port."""
-    port = free_port()
-    (command,) = re.findall(r"```bash\n(neurobundle label .*)\n```", PAGE.read_text())
-    words = [python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
-    with served([*map(str, words)], place, environment, port, place / "server.txt") as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +72,15 @@ def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, 
     shown = nib.load(place / "store" / "images" / f"{image}.nii.gz")
     assert same_grid(theirs.shape, theirs.affine, shown.shape, shown.affine)
     assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
+
+
+def test_a_dicom_segmentation_of_a_folder_s_study(server: SlicerClient, place: Path, tmp_path: Path) -> None:
+    """MONAI Label makes none of a store of files; here it is the object of `neurobundle run`."""
+    (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
+    seg, _ = server.infer(TUMOUR, image, output="dicom_seg")
+    words = ["run", str(place / TUMOUR), "-i", str(place / "studies"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--no-pictures", "--output", "dicom-seg"]) == 0
+    assert seg == (tmp_path / "out" / f"{image}_seg.dcm").read_bytes()
 
 
 def test_a_label_is_kept_and_the_study_is_done(server: SlicerClient, place: Path, tmp_path: Path) -> None:
@@ -184,6 +150,30 @@ def test_70_and_77_by_the_routes(server: SlicerClient, place: Path) -> None:
     with pytest.raises(ServerError, match="no image of that id"):
         server.infer(TUMOUR, "nobody")
     assert sorted(path for path in place.rglob("*") if path.suffix not in (".log", ".txt")) == before
+
+
+def test_74_twenty_at_once_and_one_of_them_bad(server: SlicerClient, place: Path) -> None:
+    """Those for whom there is no room are told so; the bad one fails alone; the others have the same mask."""
+    (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
+
+    def ask(n: int) -> bytes | str | None:
+        try:
+            return server.infer(TUMOUR, "nobody" if n == 3 else image, output="image")[0]
+        except ServerError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(20) as pool:
+        found = list(pool.map(ask, range(20)))
+    assert isinstance(found[3], str)
+    assert "no image of that id" in found[3] or " 429 " in found[3]
+    good = found[:3] + found[4:]
+    masks = [one for one in good if isinstance(one, bytes)]
+    refused = [one for one in good if isinstance(one, str)]
+    assert len(masks) >= Limits().inferences - 1
+    assert len(masks) + len(refused) == 19
+    assert all(" 429 " in one for one in refused), refused
+    assert len(set(masks)) == 1
+    assert ask(0) == masks[0]
 
 
 def test_81_nothing_of_the_patient_is_kept_or_said(server: SlicerClient, place: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +13,7 @@ from neurobundle.commands.sources import Wanted
 from neurobundle.errors import InputError, MissingPackageError, NoInputError, SettingError
 from neurobundle.geometry import same_grid
 from neurobundle.label.answers import answer, on_grid, scan_names
+from neurobundle.label.dicomweb import ArchiveFault
 from neurobundle.label.studies import StudyEntry, StudyStore
 from neurobundle.load.scan import Scan, read_scan
 from tests.load.dicom import make
@@ -119,12 +119,7 @@ def test_a_server_may_be_addressed_by_its_host(studies: Path, tmp_path: Path, mo
     from neurobundle.commands import label as module
 
     seen: list[dict[str, str]] = []
-
-    def run(words: list[str], env: dict[str, str], check: bool) -> subprocess.CompletedProcess[bytes]:
-        seen.append(env)
-        return subprocess.CompletedProcess(words, 0)
-
-    monkeypatch.setattr(module.subprocess, "run", run)
+    monkeypatch.setattr(module, "_serve", lambda words, environment: seen.append(environment) or 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     given = {"MONAI_LABEL_AUTH_ENABLE": "true", module.HOSTS: "label.hospital", "MONAI_LABEL_SESSIONS": "true"}
     for host in ("10.0.0.7", "fd00::7"):
@@ -132,6 +127,16 @@ def test_a_server_may_be_addressed_by_its_host(studies: Path, tmp_path: Path, mo
         assert module.label(bundles, studies, tmp_path / "store", host=host, environment=given) == 0
     assert [env[module.HOSTS] for env in seen] == ["label.hospital,10.0.0.7", "label.hospital,[fd00::7]"]
     assert seen[0]["MONAI_LABEL_SESSIONS"] == "false"
+
+
+def test_an_archive_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before a server starts."""
+    from neurobundle.commands import label as module
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr(module, "_serve", lambda words, environment: pytest.fail("it started"))
+    with pytest.raises(ArchiveFault, match="cannot be reached"):
+        module.label(["hippocampus_segmentation"], "http://127.0.0.1:1/dicom-web", tmp_path / "store", environment={})
 
 
 def test_the_server_s_command(studies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,6 +153,11 @@ def test_the_server_s_command(studies: Path, tmp_path: Path, monkeypatch: pytest
         server_command(["hipocampus_segmentation"], studies, tmp_path, "127.0.0.1", 8000, {})
     with pytest.raises(NoInputError):
         server_command([name], studies / "nowhere", tmp_path, "127.0.0.1", 8000, {})
+    words = server_command([name], "HTTPS://pacs.hospital/dicom-web/", tmp_path, "127.0.0.1", 8000, {})
+    assert words[words.index("--studies") + 1] == "https://pacs.hospital/dicom-web"
+    for address in ("https://anna:sesame@pacs.hospital/dicom-web", "http://pacs.hospital/dicom-web"):
+        with pytest.raises(SettingError, match="https://pacs" if "sesame" in address else "in the clear"):
+            server_command([name], address, tmp_path, "127.0.0.1", 8000, {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingPackageError, match="monailabel"):
         label([name], studies, tmp_path / "store")

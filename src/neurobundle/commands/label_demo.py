@@ -1,12 +1,19 @@
-"""``neurobundle label --demo``: a DICOM study of nobody, to try the server with."""
+"""``neurobundle label --demo``: a DICOM study of nobody, to try the server with.
+
+Where Orthanc is installed the study lies in an archive, so that OHIF shows it too; else in a folder, for 3D Slicer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from neurobundle.commands.demo import PAINTED
 from neurobundle.commands.demo_tumour import BUNDLE, SUFFIXES, paint_template
+from neurobundle.commands.label import label, require_monai_label
 from neurobundle.export.dicom_series import save_series
+from neurobundle.label.orthanc import find_orthanc, running
 
 #: What is served where no bundle is named.
 BUNDLES = (BUNDLE, "brain_anatomy_segmentation")
@@ -52,3 +59,40 @@ def sample_study(folder: Path) -> list[Path]:
         attributes = {"ScanOptions": "", **ACQUISITIONS[sequence]}
         files += save_series(folder / sequence, head[sequence], affine, "painted tumour", attributes)
     return files
+
+
+def label_demo(
+    bundles: Sequence[str] = (),
+    store: Path = Path("label-demo"),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    say: Callable[[str], object] = lambda line: None,
+) -> int:
+    """Serve bundles on the sample until the server is stopped.
+
+    Args:
+        bundles: names or folders; :data:`BUNDLES` if there are none.
+        store: gets the study, the archive's files and what the app keeps.
+        host: the address to listen on.
+        port: the port.
+        say: is told what is served, and at which addresses.
+
+    Returns:
+        The server's exit status.
+
+    Raises:
+        MissingPackageError: without MONAI Label, or without the packages for DICOM.
+        EnvironmentFault: if something cannot be written, or Orthanc does not start.
+    """
+    require_monai_label()
+    study = store / "study"
+    files = sample_study(study)
+    say(f"Sample     {PAINTED}")
+    orthanc = find_orthanc()
+    if orthanc is None:
+        say("OHIF       wants an archive: install Orthanc with its DICOMweb plugin (make pacs), and start again.")
+        return label(bundles or BUNDLES, study, store / "app-store", host, port, say=say)
+    with running(orthanc, store / "archive") as archive:
+        for file in files:
+            archive.store(file.read_bytes())
+        return label(bundles or BUNDLES, archive.address, store / "app-store", host, port, say=say)

@@ -32,6 +32,8 @@ from neurobundle.export.dicom_uids import uid_of
 
 SegKind = Literal["binary", "labelmap", "fractional"]
 SEG_KINDS: tuple[str, ...] = get_args(SegKind)
+#: Segment Algorithm Type (PS3.3 C.8.20.4): by the algorithm alone, by a person with its help, by a person.
+AlgorithmType = Literal["AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"]
 
 SEG_ENDING = "_seg.dcm"
 #: Above the numbers that scanners give, and a constant, so that a second run makes the same object.
@@ -60,17 +62,19 @@ def make_seg(
     shares: npt.NDArray[np.uint8] | None = None,
     kind: SegKind = "binary",
     deidentified: bool = False,
+    algorithm_type: AlgorithmType = "AUTOMATIC",
 ) -> Any:
     """A segmentation object; :func:`save_seg` writes it.
 
     Args:
         source: the images.
         segments: at least one.
-        algorithm: what made the result.
+        algorithm: what made the result; where a person did alone, the program they drew with.
         labels: ``(i, j, k)`` on the source's grid.
         shares: of ``fractional``: the probability of each segment, ``(segment, i, j, k)`` in steps of 1/255.
         kind: how the result is stored.
         deidentified: without the patient, after PS3.15's basic profile, else with the patient of the source.
+        algorithm_type: what a person did.
 
     Returns:
         A ``highdicom.seg.Segmentation``, with all its UIDs.
@@ -90,7 +94,7 @@ def make_seg(
             source_images=_slices(source),
             pixel_array=pixels,
             segmentation_type=kind.upper(),
-            segment_descriptions=[_described(hd, source, segment, algorithm) for segment in segments],
+            segment_descriptions=[_described(hd, source, one, algorithm, algorithm_type) for one in segments],
             series_instance_uid=UNNAMED,
             series_number=SERIES_NUMBER,
             sop_instance_uid=UNNAMED,
@@ -192,15 +196,17 @@ def _slices(source: DicomSource) -> list[Any]:
     return slices
 
 
-def _described(hd: Any, source: DicomSource, segment: Segment, algorithm: Algorithm) -> Any:
+def _described(
+    hd: Any, source: DicomSource, segment: Segment, algorithm: Algorithm, algorithm_type: AlgorithmType
+) -> Any:
     codes = segment.codes
     described = hd.seg.SegmentDescription(
         segment_number=segment.number,
         segment_label=segment.name[:64],
         segmented_property_category=concept(codes.category),
         segmented_property_type=concept(codes.type),
-        algorithm_type="AUTOMATIC",
-        algorithm_identification=identification(algorithm),
+        algorithm_type=algorithm_type,
+        algorithm_identification=None if algorithm_type == "MANUAL" else identification(algorithm),
         tracking_uid=tracking_uid(source, segment, algorithm),
         tracking_id=segment.name[:64],
         anatomic_regions=[concept(codes.region)] if codes.region else None,

@@ -18,8 +18,10 @@ from neurobundle.bundle.workflow import config_file, device_setting
 from neurobundle.commands.classify import make_run
 from neurobundle.commands.inputs import find_sources, one_of
 from neurobundle.commands.run import UNCERTAINTY_ID
+from neurobundle.commands.run_outputs import NIFTI, SEG, Outputs
 from neurobundle.commands.sources import Source, StudySource, Wanted
 from neurobundle.errors import InputError
+from neurobundle.export.dicom_seg import SEG_ENDING
 from neurobundle.files import write_json
 from neurobundle.geometry import same_grid
 from neurobundle.label.studies import StudyEntry
@@ -41,10 +43,13 @@ class Answer:
     Attributes:
         labels: a label map on the image's grid; None for a class.
         numbers: what goes beside it, as JSON can hold it.
+        dicom_seg: the file of a DICOM segmentation, on the grid of the series that it was made from; empty if it is
+            not wanted.
     """
 
     labels: Scan | None
     numbers: dict[str, Any] = field(default_factory=dict)
+    dicom_seg: bytes = field(default=b"", repr=False)
 
 
 def answer(
@@ -56,6 +61,7 @@ def answer(
     uncertainty: bool = True,
     settings: Mapping[str, Any] | None = None,
     scans: Mapping[str, str] | None = None,
+    dicom_seg: bool = False,
 ) -> Answer:
     """Run a bundle on one study.
 
@@ -67,10 +73,11 @@ def answer(
         uncertainty: also say how sure it is, if the bundle can.
         settings: values by id.
         scans: channel to what :func:`scan_name` calls the scan that a person picked for it; rules choose the others.
+        dicom_seg: also make the DICOM segmentation that ``neurobundle run --output dicom-seg`` makes.
 
     Raises:
         InputError: if the study is refused, or has no such scan; the message is that of ``neurobundle run``.
-        SettingError: for a setting or a device that is none.
+        SettingError: for a setting or a device that is none, or a DICOM segmentation that the bundle cannot make.
         WeightsError: if the weights cannot be trusted.
     """
     case = image.name.removesuffix(".nii.gz")
@@ -84,6 +91,7 @@ def answer(
             mapping=mapping,
             uncertainty=uncertainty and UNCERTAINTY_ID in read_config(config_file(bundle, "inference")),
             overlap=False,
+            outputs=Outputs((NIFTI, SEG)) if dicom_seg else None,
         )
         (result,) = run([study], only=case).results
         if not result.passed:
@@ -91,7 +99,8 @@ def answer(
         if answers_of(bundle) is not None:
             return Answer(None, numbers_of(result, bundle))
         labels = read_scan(Path(place) / "out" / result.output, LABEL)
-    return Answer(on_grid(labels, read_scan(image)), numbers_of(result, bundle))
+        seg = (Path(place) / "out" / f"{result.case}{SEG_ENDING}").read_bytes() if dicom_seg else b""
+    return Answer(on_grid(labels, read_scan(image)), numbers_of(result, bundle), seg)
 
 
 def source_of(study: Path, case: str, wanted: Wanted, work: Path) -> Source:
@@ -154,12 +163,17 @@ def write_mapping(scans: Mapping[str, str], study: Path, case: str, bundle: Path
 
 def on_grid(labels: Scan, image: Scan) -> Scan:
     """A label map on the grid of an image: as it is, or by the nearest voxel if the reference was another scan."""
-    if same_grid(image.data.shape, image.affine, labels.data.shape, labels.affine):
-        return labels
     i, j, k = image.data.shape
-    grid = Grid((i, j, k), np.asarray(image.affine, float))
+    found = on_grid_of(labels, Grid((i, j, k), np.asarray(image.affine, float)))
+    return labels if found is labels else found._replace(form_code=image.form_code, units=image.units)
+
+
+def on_grid_of(labels: Scan, grid: Grid) -> Scan:
+    """A label map on a grid: as it is if that is its own, else by the nearest voxel."""
+    if same_grid(grid.shape, grid.affine, labels.data.shape, labels.affine):
+        return labels
     (found,) = sample(torch.from_numpy(np.ascontiguousarray(labels.data))[None], labels.affine, grid, "nearest")
-    return Scan(found.numpy(), image.affine, labels.warnings, image.form_code, image.units)
+    return Scan(found.numpy(), grid.affine, labels.warnings, labels.form_code, labels.units)
 
 
 def numbers_of(result: CaseResult, bundle: Path) -> dict[str, Any]:

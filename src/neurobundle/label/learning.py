@@ -266,8 +266,9 @@ def _item(bundle: Path, store: StudyStore, one: Labelled, work: Path) -> Item:
     missing: Literal["refuse", "fill"] = "fill" if can_fill(bundle) else "refuse"
     wanted = Wanted(channels_of(bundle), reference_of(bundle), missing=missing, pictures=takes_pictures(bundle))
     work.mkdir()
-    source = source_of(store.path_of(one.case), one.case, wanted, work)
-    scan = source.read()
+    with store.reading(one.case) as place:
+        source = source_of(place, one.case, wanted, work)
+        scan, person = source.read(), source.person()
     classes = answers_of(bundle)
     values = structures_of(bundle) if classes is None else dict(enumerate(classes, start=1))
     labels = on_grid(in_values_of(read_scan(one.file, LABEL), one.names, values), scan)
@@ -275,7 +276,7 @@ def _item(bundle: Path, store: StudyStore, one: Labelled, work: Path) -> Item:
     image: str | list[str] = [str(path) for path in source.opened]
     item: Item = {
         "case": one.case,
-        "subject": source.person(),
+        "subject": person,
         "image": image if len(image) > 1 else image[0],
         "label": str(label),
     }

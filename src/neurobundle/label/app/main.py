@@ -24,7 +24,7 @@ from neurobundle.errors import SettingError
 from neurobundle.label.app.datastore import StudyDatastore
 from neurobundle.label.app.tasks import Agreement, Ask, CaseScores, Uncertain
 from neurobundle.label.app.training import Learn
-from neurobundle.label.studies import StudyStore
+from neurobundle.label.archive import open_store
 
 
 class NeurobundleApp(MONAILabelApp):
@@ -32,7 +32,7 @@ class NeurobundleApp(MONAILabelApp):
 
     Args:
         app_dir: this file's folder.
-        studies: the folder of studies.
+        studies: the folder of studies, or the address of an archive.
         conf: ``bundles``, names with commas between them; ``store``, the folder that the app keeps.
     """
 
@@ -44,14 +44,14 @@ class NeurobundleApp(MONAILabelApp):
         self.bundles = [_copied(find_bundle(name), store / "bundles") for name in names]
         first = self.bundles[0]
         wanted = Wanted(channels_of(first), reference_of(first), pictures=takes_pictures(first))
-        self.store = StudyStore(store, wanted)
+        self.store = open_store(store, studies, wanted, self.bundles)
         super().__init__(
             app_dir, studies, conf, "Neurobundle", "Bundles for brain MRI. Not for diagnosis.", __version__
         )
 
     def init_datastore(self) -> Datastore:
-        """The store, with all studies gathered."""
-        return StudyDatastore(self.store, Path(self.studies))
+        """The store, with all studies gathered, or listed."""
+        return StudyDatastore(self.store)
 
     def init_infers(self) -> dict[str, InferTask]:
         """One for each bundle."""

@@ -17,7 +17,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from neurobundle.bundle.find import answers_of, channels_of, read_metadata, structures_of
 from neurobundle.errors import NeurobundleError
 from neurobundle.export.nifti import save_label_map
-from neurobundle.label.answers import Answer, answer, scan_names
+from neurobundle.label.answers import Answer, answer, on_grid_of, scan_names
 from neurobundle.label.app.training import final_labels
 from neurobundle.label.learning import learned_from
 from neurobundle.label.scores import agreement
@@ -66,26 +66,39 @@ class Ask(InferTask):
 
     def __call__(self, request: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
         """A file with the label map, if there is one, and the numbers."""
-        found = self.ask(Path(str(request["image"])), str(request.get("device", "auto")), self._picked(request))
+        image, extension = Path(str(request["image"])), str(request.get("result_extension") or ".nii.gz")
+        seg = extension == ".dcm"
+        found = self.ask(image, str(request.get("device", "auto")), self._picked(request), dicom_seg=seg)
         if found.labels is None:
             return None, found.numbers
-        return written(found.labels, str(request.get("result_extension") or ".nii.gz")), found.numbers
+        if seg:
+            return kept(found.dicom_seg, extension), found.numbers
+        grid = self.store.grid_of(case_of(image), str(request.get("scan", "")))
+        return written(found.labels if grid is None else on_grid_of(found.labels, grid), extension), found.numbers
 
-    def ask(self, image: Path, device: str = "auto", scans: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        image: Path,
+        device: str = "auto",
+        scans: Mapping[str, str] | None = None,
+        dicom_seg: bool = False,
+    ) -> Answer:
         """The answer on one image of the store.
 
         Args:
             image: its file.
             device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
             scans: channel to the scan that a person picked for it.
+            dicom_seg: also as a DICOM segmentation.
 
         Raises:
             MONAILabelException: with the message of ``neurobundle run``.
         """
-        case = image.name.removesuffix(".nii.gz")
+        case = case_of(image)
+        shown = self.store.image(case)
         try:
-            place = self.store.path_of(case)
-            return answer(self.bundle, place, self.store.image(case), device=device, scans=scans)
+            with self.store.reading(case) as place:
+                return answer(self.bundle, place, shown, device=device, scans=scans, dicom_seg=dicom_seg)
         except NeurobundleError as error:
             logger.error("ERROR %s", error.brief())
             raise MONAILabelException(MONAILabelError.INFERENCE_ERROR, error.brief()) from error
@@ -98,10 +111,21 @@ class Ask(InferTask):
         }
 
 
+def case_of(image: Path) -> str:
+    """Whose image a file of the store is."""
+    return image.name.removesuffix(".nii.gz")
+
+
+def kept(content: bytes, extension: str) -> str:
+    """A temporary file, which MONAI Label removes."""
+    with tempfile.NamedTemporaryFile(prefix="neurobundle-", suffix=extension, delete=False) as file:
+        file.write(content)
+    return file.name
+
+
 def written(labels: Scan, extension: str) -> str:
     """A temporary file with a label map, which MONAI Label removes; NRRD where a client wants it."""
-    with tempfile.NamedTemporaryFile(prefix="neurobundle-", suffix=".nii.gz", delete=False) as file:
-        path = Path(file.name)
+    path = Path(kept(b"", ".nii.gz"))
     save_label_map(path, labels.data, labels.affine, form_code=labels.form_code, units=labels.units)
     if not extension.endswith(".nrrd"):
         return str(path)
