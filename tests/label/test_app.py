@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,11 +26,16 @@ from .places import TUMOUR, blank_bundle, four_series, serving
 pytestmark = pytest.mark.slow
 
 
+def of_another(ds: Any, _: int) -> None:
+    ds.StudyInstanceUID, ds.PatientID = f"{make.STUDY}.7", "MRN-7"
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A DICOM study of four series in no order, and a bundle that knows nothing."""
+    """A DICOM study of four series in no order, one that lacks three of them, and a bundle that knows nothing."""
     folder = tmp_path_factory.mktemp("app")
     four_series(folder / "studies" / "one")
+    make.series(folder / "studies" / "two", uid=f"{make.SERIES}.7", edit=of_another)
     blank_bundle(folder)
     return folder
 
@@ -57,6 +63,9 @@ def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, 
     assert list(info["models"]) == [TUMOUR]
     assert list(info["strategies"]) == ["uncertain", "first", "random"]
     assert info["datastore"]["total"] == 1
+    ((refused, why),) = info["datastore"]["refused"].items()
+    assert refused.startswith("study-")
+    assert "no T1c: found T1 (series 4)" in why
     image = server.next_sample("uncertain")["id"]
     assert image.startswith("study-")
     mask, numbers = server.infer(TUMOUR, image, result_extension=".nii.gz")
@@ -66,7 +75,7 @@ def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, 
     assert list(chosen) == ["T1", "T1c", "T2", "FLAIR"]
     assert len(set(chosen.values())) == 4
     assert set(numbers["uncertainty"]["structures"]) == {"WT", "TC", "ET"}
-    words = ["run", str(place / TUMOUR), "-i", str(place / "studies"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    words = ["run", str(place / TUMOUR), "-i", str(place / "studies" / "one"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--no-pictures"]) == 0
     ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     shown = nib.load(place / "store" / "images" / f"{image}.nii.gz")
@@ -78,7 +87,7 @@ def test_a_dicom_segmentation_of_a_folder_s_study(server: SlicerClient, place: P
     """MONAI Label makes none of a store of files; here it is the object of `neurobundle run`."""
     (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
     seg, _ = server.infer(TUMOUR, image, output="dicom_seg")
-    words = ["run", str(place / TUMOUR), "-i", str(place / "studies"), "-o", str(tmp_path / "out"), "--device", "cpu"]
+    words = ["run", str(place / TUMOUR), "-i", str(place / "studies" / "one"), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--no-pictures", "--output", "dicom-seg"]) == 0
     assert seg == (tmp_path / "out" / f"{image}_seg.dcm").read_bytes()
 
@@ -133,7 +142,7 @@ def test_it_learns_from_the_labels_and_is_compared_with_them(server: SlicerClien
     (again,) = server.score(method).values()
     assert again["learned_from"]
     (tmp_path / "mask.nii.gz").write_bytes(mask)
-    words = ["run", str(place / "store" / "bundles" / TUMOUR), "-i", str(place / "studies"), "--device", "cpu"]
+    words = ["run", str(place / "store" / "bundles" / TUMOUR), "-i", str(place / "studies" / "one"), "--device", "cpu"]
     assert main([*words, "-o", str(tmp_path / "out"), "--no-pictures"]) == 0
     ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))

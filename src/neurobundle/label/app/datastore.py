@@ -102,6 +102,11 @@ class StudyDatastore(LocalDatastore):
         with self._shared:
             return str(super().get_image_uri(image_id))
 
+    def status(self) -> dict[str, Any]:
+        """What ``/info`` says of the store: also which studies are no images, and why."""
+        out = {entry.case: entry.error for entry in self.store.entries.values() if entry.status != "ok"}
+        return {**super().status(), "refused": out}
+
     def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
         """Refused: an image comes from a study that the gate has seen."""
         raise HTTPException(400, "Images are gathered from studies; put the study beside the others.")
