@@ -5,8 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LABEL_VENV := .venv-label
 LABEL_READY := $(LABEL_VENV)/.ready
+PACS := orthanc orthanc-dicomweb dcmtk dicom3tools chromium
+NO_APT := There is no apt-get here. Install by other means: Orthanc with its DICOMweb plugin, dcmtk, dicom3tools, Chromium.
+AS_ROOT = $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: demo test test-all bench docs lint label-venv clean
+.PHONY: demo test test-all bench docs lint label-venv pacs clean
 
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,10 +17,11 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
-# Without dependencies: each is named in env/label.txt, since pip's resolver takes many minutes over MONAI Label's bounds.
+# All but torch without dependencies: each is named in env/label.txt, since pip's resolver takes many minutes over MONAI
+# Label's bounds. Torch's differ from build to build; a CUDA build needs NVIDIA's packages.
 $(LABEL_READY): env/label.txt env/label_mends.py setup.py
 	$(PYTHON) -m venv $(LABEL_VENV)
-	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^torch==' env/label.txt)"
+	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' env/label.txt)"
 	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r env/label.txt
 	$(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	$(LABEL_VENV)/bin/python env/label_mends.py
@@ -49,6 +53,14 @@ docs: $(READY)
 
 ## label-venv: an environment of its own with a MONAI Label server (3 GB); tests/label starts one from it
 label-venv: $(LABEL_READY)
+
+## pacs: for tests/pacs: an archive (Orthanc with DICOMweb), dcmtk, dciodvfy and Chromium, from Debian's packages
+# Debian starts Orthanc as a service with its package, and its DICOM port listens on every address; the tests start their own.
+pacs:
+	@command -v apt-get > /dev/null || { echo "$(NO_APT)" >&2; exit 1; }
+	test -x /usr/sbin/Orthanc || test ! -d /run/systemd/system || $(AS_ROOT) systemctl mask orthanc.service
+	$(AS_ROOT) apt-get update
+	$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(PACS)
 
 lint: $(READY)
 	$(BIN)/ruff check --fix .

@@ -15,7 +15,7 @@ from neurobundle.export.dicom_source import COPIED
 from neurobundle.export.dicom_sr import make_sr, save_sr
 
 from ..load.dicom import make
-from .dicom_results import ALGORITHM, NAME, NUMBER, SEGMENTS, result_on, source_of
+from .dicom_results import ALGORITHM, NAME, NUMBER, SEGMENTS, one_volume, result_on, source_of
 
 pytest.importorskip("highdicom")
 
@@ -152,3 +152,21 @@ def test_objects_of_one_study_stay_together(results: dict[str, Path], monkeypatc
     known = remapped("1.2.3")
     monkeypatch.setenv("NEUROBUNDLE_SALT", "a secret")
     assert remapped("1.2.3") != known
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "cause"),
+    [
+        ("BurnedInAnnotation", "YES", "its header says that text is burned into it"),
+        ("SOPClassUID", "1.2.840.10008.5.1.4.1.1.7", "it is a secondary capture"),
+    ],
+)
+def test_83_what_may_show_a_name_is_flagged(tmp_path: Path, keyword: str, value: str, cause: str) -> None:
+    """Neither clean pixels (113101) nor a face that was removed (113102) is claimed: nobody looked at the pixels."""
+    make.series(tmp_path / "study", edit=lambda ds, _: setattr(ds, keyword, value))
+    (warned,) = one_volume(tmp_path / "study").verdict.warnings
+    assert warned.startswith(f"{cause}; it may show a name")
+    source = source_of(tmp_path / "study")
+    seg = make_seg(source, SEGMENTS, ALGORITHM, labels=result_on(source.shape), deidentified=True)
+    assert [item.CodeValue for item in seg.DeidentificationMethodCodeSequence] == ["113100"]
+    assert "BurnedInAnnotation" not in seg

@@ -75,8 +75,17 @@ def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, 
     assert list(chosen) == ["T1", "T1c", "T2", "FLAIR"]
     assert len(set(chosen.values())) == 4
     assert set(numbers["uncertainty"]["structures"]) == {"WT", "TC", "ET"}
-    words = ["run", str(place / TUMOUR), "-i", str(place / "studies" / "one"), "-o", str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*words, "--no-pictures"]) == 0
+    words = [
+        "run",
+        str(place / TUMOUR),
+        "-i",
+        str(place / "studies" / "one"),
+        "-o",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--device", "cpu", "--no-pictures"]) == 0
     ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     shown = nib.load(place / "store" / "images" / f"{image}.nii.gz")
     assert same_grid(theirs.shape, theirs.affine, shown.shape, shown.affine)
@@ -87,8 +96,17 @@ def test_a_dicom_segmentation_of_a_folder_s_study(server: SlicerClient, place: P
     """MONAI Label makes none of a store of files; here it is the object of `neurobundle run`."""
     (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
     seg, _ = server.infer(TUMOUR, image, output="dicom_seg")
-    words = ["run", str(place / TUMOUR), "-i", str(place / "studies" / "one"), "-o", str(tmp_path / "out"), "--device", "cpu"]
-    assert main([*words, "--no-pictures", "--output", "dicom-seg"]) == 0
+    words = [
+        "run",
+        str(place / TUMOUR),
+        "-i",
+        str(place / "studies" / "one"),
+        "-o",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert main([*words, "--device", "cpu", "--no-pictures", "--output", "dicom-seg"]) == 0
     assert seg == (tmp_path / "out" / f"{image}_seg.dcm").read_bytes()
 
 

@@ -43,7 +43,7 @@ _STRICT = "default-src 'self'; frame-ancestors 'none'"
 _VIEWER = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; worker-src 'self' blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data: blob:; "
-    "font-src 'self' data:"
+    "font-src 'self' data:; frame-ancestors 'none'"
 )
 _HEADERS = {
     b"x-content-type-options": b"nosniff",
