@@ -57,6 +57,12 @@ def status_of(client: SlicerClient, method: str, path: str, **headers: str) -> i
         return error.code
 
 
+def run(bundle: Path, place: Path, out: Path, *more: str) -> None:
+    """`neurobundle run` on the study of four series."""
+    words = ["run", str(bundle), "-i", str(place / "studies" / "one"), "-o", str(out), "--device", "cpu"]
+    assert main([*words, "--no-pictures", *more]) == 0
+
+
 def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, tmp_path: Path) -> None:
     """Labelled from four channels, on the reference's grid, as `neurobundle run` labels it."""
     info = server.info()
@@ -75,17 +81,7 @@ def test_a_study_of_four_series_is_one_image(server: SlicerClient, place: Path, 
     assert list(chosen) == ["T1", "T1c", "T2", "FLAIR"]
     assert len(set(chosen.values())) == 4
     assert set(numbers["uncertainty"]["structures"]) == {"WT", "TC", "ET"}
-    words = [
-        "run",
-        str(place / TUMOUR),
-        "-i",
-        str(place / "studies" / "one"),
-        "-o",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-    ]
-    assert main([*words, "--device", "cpu", "--no-pictures"]) == 0
+    run(place / TUMOUR, place, tmp_path / "out")
     ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     shown = nib.load(place / "store" / "images" / f"{image}.nii.gz")
     assert same_grid(theirs.shape, theirs.affine, shown.shape, shown.affine)
@@ -96,17 +92,7 @@ def test_a_dicom_segmentation_of_a_folder_s_study(server: SlicerClient, place: P
     """MONAI Label makes none of a store of files; here it is the object of `neurobundle run`."""
     (image,) = [path.name.removesuffix(".nii.gz") for path in (place / "store" / "images").iterdir()]
     seg, _ = server.infer(TUMOUR, image, output="dicom_seg")
-    words = [
-        "run",
-        str(place / TUMOUR),
-        "-i",
-        str(place / "studies" / "one"),
-        "-o",
-        str(tmp_path / "out"),
-        "--device",
-        "cpu",
-    ]
-    assert main([*words, "--device", "cpu", "--no-pictures", "--output", "dicom-seg"]) == 0
+    run(place / TUMOUR, place, tmp_path / "out", "--output", "dicom-seg")
     assert seg == (tmp_path / "out" / f"{image}_seg.dcm").read_bytes()
 
 
@@ -160,8 +146,7 @@ def test_it_learns_from_the_labels_and_is_compared_with_them(server: SlicerClien
     (again,) = server.score(method).values()
     assert again["learned_from"]
     (tmp_path / "mask.nii.gz").write_bytes(mask)
-    words = ["run", str(place / "store" / "bundles" / TUMOUR), "-i", str(place / "studies" / "one"), "--device", "cpu"]
-    assert main([*words, "-o", str(tmp_path / "out"), "--no-pictures"]) == 0
+    run(place / "store" / "bundles" / TUMOUR, place, tmp_path / "out")
     ours, theirs = nib.load(tmp_path / "out" / f"{image}_seg.nii.gz"), nib.load(tmp_path / "mask.nii.gz")
     assert np.array_equal(np.asarray(ours.dataobj), np.asarray(theirs.dataobj))
 
