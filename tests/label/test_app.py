@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import urllib.error
 import urllib.request
@@ -212,3 +213,30 @@ def test_72_with_authentication_no_route_answers_without_a_token(place: Path, la
         forged = status_of(client, "GET", "/info/", Authorization="Bearer eyJhbGciOiJub25lIn0.e30.")
     assert set(found.values()) <= {401, 403}, found
     assert forged >= 400, "the realm cannot be asked, so nobody is let in"
+
+
+def test_a_person_who_is_held_out_judges_what_was_learned(label_python: Path, tmp_path: Path) -> None:
+    """The new weights are taken if they are no worse on it, and nothing that a hospital calls it is kept."""
+    for number in range(2):
+        four_series(tmp_path / "studies" / str(number), number)
+    blank_bundle(tmp_path)
+    with serving(tmp_path, label_python) as client:
+        images = [client.next_sample("first")["id"]]
+        for n in range(2):
+            mask, answer = client.infer(TUMOUR, images[n], result_extension=".nii.gz")
+            assert mask is not None
+            (tmp_path / "mask.nii.gz").write_bytes(mask)
+            client.save_label(images[n], tmp_path / "mask.nii.gz", list(answer["label_names"]))
+            images.append(client.next_sample("first").get("id", ""))
+        status = client.train(TUMOUR, max_epochs=1, device="cpu")
+        assert status["status"] == "DONE", client.logs()[-4000:]
+        lesson = client.info()["train_stats"][TUMOUR]
+    assert sorted(lesson["cases"] + lesson["held_out"]) == sorted(images[:2])
+    assert len(lesson["held_out"]) == 1
+    assert lesson["before"] == 1.0, "the label is its own answer"
+    assert lesson["taken"] == (lesson["after"] >= 1.0)
+    assert lesson["best_metric"] == lesson["after"]
+    kept = b"".join(path.read_bytes() for path in (tmp_path / "store").rglob("*") if path.is_file())
+    patients = [f"MRN-12345{number or ''}" for number in range(2)]
+    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in patients]
+    assert not [word for word in (*patients, *hashes) if word.encode() in kept]

@@ -175,13 +175,18 @@ def test_a_viewer_s_names(made: Made, tmp_path: Path) -> None:
     for image in ("1.2.3.4", store.named("1.2.3.4")[0], "../anna"):
         with pytest.raises(InputError, match="no image of that id"):
             store.bring(image)
-        with pytest.raises(InputError, match="no such study"):
-            store.path_of(image)
+        with pytest.raises(InputError, match="no such study"), store.reading(image):
+            pass
 
 
-def test_a_viewer_that_knows_a_study_before_we_do(made: Made, tmp_path: Path) -> None:
-    """It is looked for in the archive."""
+def test_a_viewer_that_knows_a_study_before_we_do(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is looked for in the archive, but not with each request."""
     store = opened(made, tmp_path / "store")
+    lists = len(made.asked)
+    for _ in range(50):
+        store.named("1.2.3.4")
+    assert len(made.asked) == lists, "it was listed a moment ago"
+    monkeypatch.setattr("neurobundle.label.archive.LIST_AGAIN_S", -1.0)
     made.add(study(tmp_path / "made", f"{ONE}.3").files)
     assert store.named(f"{ONE}.3.1")[0] == study_key(f"{ONE}.3")
 

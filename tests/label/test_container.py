@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 
 from neurobundle.bundle.find import bundles
 
@@ -48,6 +49,11 @@ def test_the_page_starts_it_on_the_machine_alone() -> None:
     assert not {"-p", "--publish", "--host"} & set(words)
 
 
-def test_what_is_built_here_stays_here() -> None:
-    ignored = (ROOT / ".dockerignore").read_text().split()
-    assert {".git", ".venv", ".venv-label"} <= set(ignored)
+def test_no_study_and_no_store_is_built_in() -> None:
+    """All is left out but what is named, and nothing that a person may have made is named."""
+    lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    assert lines[0] == "*"
+    named = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    assert not tracked or named <= {path.split("/")[0] for path in tracked}
+    assert {"Makefile", "bundles", "env", "setup.cfg", "setup.py", "src"} <= named

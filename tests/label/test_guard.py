@@ -241,3 +241,23 @@ def test_first_lines_alone() -> None:
     found = refusal("GET", "/datastore/image", "image=DOE^JANE", HOST)
     assert found is not None
     assert (found.status, found.cause) == (400, "The value of image is no id.")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [
+        *(("PUT", path, "") for path in ("/datastore/image", "/datastore/", "/datastore/image/info", "/model/x")),
+        *(("POST", path, "run_sync=true") for path in ("/train/x", "/batch/infer/x", "/scoring/")),
+        ("POST", "/train/x", "run_sync=1"),
+    ],
+)
+def test_what_would_stop_the_server_or_change_what_it_trusts(method: str, path: str, query: str) -> None:
+    assert refusal(method, path, query, {"host": "localhost:8000"}) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query"),
+    [("POST", "/train/x", "run_sync=false"), ("POST", "/scoring/x", "run_sync=true"), ("GET", "/datastore/image", "")],
+)
+def test_what_does_not(method: str, path: str, query: str) -> None:
+    assert refusal(method, path, query, {"host": "localhost:8000"}) is None

@@ -13,51 +13,16 @@ import pytest
 
 from neurobundle.bundle.find import channels_of
 from neurobundle.commands.sources import Wanted
-from neurobundle.errors import InputError
-from neurobundle.label.learning import FOLDS_NAME, HELD_OUT, Labelled, Lesson, deal, in_values_of, learn, prepared
+from neurobundle.errors import InputError, SettingError
+from neurobundle.label import learning
+from neurobundle.label.finals import Labelled
+from neurobundle.label.folds import FOLDS_NAME, deal
+from neurobundle.label.learning import Lesson, learn, prepared
 from neurobundle.label.studies import StudyStore
-from neurobundle.load.scan import Scan
 from neurobundle.networks.manifest import sha256_of, verify
 from tests.load.dicom import make
 
 from ..helpers import Maker
-
-NAMES = {1: "Anterior", 2: "Posterior"}
-
-
-def items(*cases: str, **persons: str) -> list[dict[str, Any]]:
-    """Entries of a datalist; a case is a person of its own unless it is said."""
-    return [{"case": case, "subject": persons.get(case, case)} for case in cases]
-
-
-def folds(entries: list[dict[str, Any]], file: Path) -> dict[str, int]:
-    deal(entries, file)
-    return {entry["case"]: entry["fold"] for entry in entries}
-
-
-def test_of_one_person_nothing_is_held_out_of_two_one_of_ten_two(tmp_path: Path) -> None:
-    assert folds(items("a"), tmp_path / "one.json") == {"a": 1}
-    assert folds(items("a", "b"), tmp_path / "two.json") == {"a": 1, "b": HELD_OUT}
-    ten = folds(items(*"abcdefghij"), tmp_path / "ten.json")
-    assert sorted(ten.values()) == sorted([*range(5)] * 2)
-
-
-def test_a_person_is_in_one_fold_and_stays_there(tmp_path: Path) -> None:
-    file = tmp_path / "folds.json"
-    assert folds(items("a", "b"), file) == {"a": 1, "b": 0}
-    found = folds(items("a", "b", "c", "d", b="anna", c="anna"), file)
-    assert found == {"a": 1, "b": 0, "c": 0, "d": 2}
-    assert json.loads(file.read_text()) == found, "no person's name"
-    assert folds(items("d", "c"), file) == {"d": 2, "c": 0}, "a label that was taken away changes no other"
-
-
-def test_a_clients_segments_are_known_by_their_names() -> None:
-    labels = Scan(np.array([[[0, 1, 2, 3]]], np.uint8), np.eye(4))
-    swapped = in_values_of(labels, {1: "posterior", 2: "Anterior", 3: "scribbles"}, NAMES)
-    assert swapped.data.tolist() == [[[0, 2, 1, 0]]]
-    assert in_values_of(labels, {}, NAMES) is labels
-    with pytest.raises(InputError, match=r"lung.*none is one of the bundle"):
-        in_values_of(labels, {1: "lung"}, NAMES)
 
 
 def stored(tmp_path: Path, make_pair: Maker, n: int) -> tuple[StudyStore, list[Labelled]]:
@@ -73,10 +38,10 @@ def test_a_label_that_cannot_be_used_is_left_out_by_name(tiny_bundle: Path, tmp_
     labelled[1].file.write_bytes(b"no label")
     other = nib.load(labelled[2].file)
     nib.save(nib.Nifti1Image(np.full(other.shape, 9, np.uint8), other.affine), labelled[2].file)
-    found, left_out = prepared(tiny_bundle, store, labelled, tmp_path)
-    assert [item["case"] for item in found] == ["c0"]
-    assert list(left_out) == ["c1", "c2"]
-    assert "9" in left_out["c2"]
+    found = prepared(tiny_bundle, store, labelled, tmp_path)
+    assert [item["case"] for item in found.items] == ["c0"]
+    assert list(found.left_out) == ["c1", "c2"]
+    assert "9" in found.left_out["c2"]
     with pytest.raises(InputError, match="none of 2 labels can be used; c1: "):
         learn(tiny_bundle, store, labelled[1:])
     with pytest.raises(InputError, match="no final label"):
@@ -88,8 +53,8 @@ def test_one_file_under_two_names_is_one_person(tiny_bundle: Path, tmp_path: Pat
     shutil.copy(image, image.with_name("b.nii.gz"))
     store = StudyStore(tmp_path / "store")
     store.gather([tmp_path / "images"])
-    found, _ = prepared(tiny_bundle, store, [Labelled("a", label), Labelled("b", label)], tmp_path)
-    assert [item["subject"] for item in found] == ["a", "a"]
+    found = prepared(tiny_bundle, store, [Labelled("a", label), Labelled("b", label)], tmp_path)
+    assert [item["subject"] for item in found.items] == ["a", "a"]
 
 
 def test_two_dicom_studies_of_one_patient_are_one_person(tiny_bundle: Path, tmp_path: Path) -> None:
@@ -111,20 +76,70 @@ def test_two_dicom_studies_of_one_patient_are_one_person(tiny_bundle: Path, tmp_
         nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), image.affine), file)
         labelled.append(Labelled(entry.case, file))
     (tmp_path / "work").mkdir()
-    found, left_out = prepared(tiny_bundle, store, labelled, tmp_path / "work")
-    assert not left_out
-    assert len({item["subject"] for item in found}) == 2
-    deal(found, store.folder / FOLDS_NAME)
+    found = prepared(tiny_bundle, store, labelled, tmp_path / "work")
+    assert not found.left_out
+    assert len({item["subject"] for item in found.items}) == 2
+    deal(found.items, store.folder)
     assert "MRN" not in (store.folder / FOLDS_NAME).read_text()
 
 
 def test_a_lesson_in_words() -> None:
-    lesson = Lesson("b", ["c0", "c2"], ["c1"], {}, "mean Dice", 0.5, 0.75, True)
+    lesson = Lesson("b", ["c0", "c2"], ["c1"], {}, {}, "mean Dice", 0.5, 0.75, True)
     assert lesson.in_words() == (
         "b: learned from 2 cases; mean Dice of 1 held out 0.750, before 0.500. They are taken."
     )
     lesson.taken, lesson.after = False, 0.25
     assert lesson.in_words().endswith("0.250, before 0.500. The old weights stay.")
+
+
+def test_a_mistyped_segment_is_named(tiny_bundle: Path, tmp_path: Path, make_pair: Maker) -> None:
+    """It is background to the bundle, and the lesson says so."""
+    store, (one,) = stored(tmp_path, make_pair, 1)
+    named = Labelled(one.case, one.file, {1: "anterior", 2: "posteriour"})
+    assert prepared(tiny_bundle, store, [named], tmp_path).unknown == {"c0": ["posteriour"]}
+
+
+def test_nothing_that_a_hospital_calls_a_person_is_written(
+    tiny_bundle: Path, tmp_path: Path, make_pair: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not into the datalist, from which a training's tables have their subjects, and nowhere into the store."""
+    store, labelled = stored(tmp_path, make_pair, 2)
+    monkeypatch.setattr("neurobundle.commands.sources.Source.person", lambda self: f"hash-of-{self.case}")
+    written: list[str] = []
+
+    def train(lesson: Lesson, bundle: Path, datalist: Path, *_: object) -> Path:
+        written.append(datalist.read_text())
+        return datalist
+
+    monkeypatch.setattr(learning, "_train", train)
+    learn(tiny_bundle, store, labelled, epochs=1)
+    assert '"subject": "c1"' in written[0]
+    kept = [path.read_text() for path in store.folder.rglob("*.json")]
+    assert not [text for text in (*written, *kept) if "hash-of-" in text]
+
+
+def test_weights_that_nobody_could_judge_are_not_taken(
+    tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([None, 0.0])
+    monkeypatch.setattr(learning, "_score", lambda *_: next(scores))
+    for name in ("train_plan", "check_training", "run_plan"):
+        monkeypatch.setattr(learning, name, lambda *_, **__: None)
+    lesson = Lesson("b", ["c0"], ["c1"], {}, {}, "mean Dice")
+    learning._train(lesson, tiny_bundle, tmp_path, tmp_path, 1, {})
+    assert not lesson.taken
+
+
+def test_the_last_lesson_stays_where_no_other_one_begins(tiny_bundle: Path, tmp_path: Path, make_pair: Maker) -> None:
+    store, labelled = stored(tmp_path, make_pair, 1)
+    last = store.folder / "trainings" / tiny_bundle.name / "lesson.json"
+    last.parent.mkdir(parents=True)
+    last.write_text("{}")
+    with pytest.raises(SettingError, match="0 epochs"):
+        learn(tiny_bundle, store, labelled, epochs=0)
+    with pytest.raises(InputError, match="no final label"):
+        learn(tiny_bundle, store, [])
+    assert last.is_file()
 
 
 @pytest.fixture

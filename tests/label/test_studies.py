@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -12,13 +14,20 @@ import pytest
 from neurobundle.commands.sources import Wanted
 from neurobundle.errors import InputError, MissingPackageError, NoInputError, SettingError
 from neurobundle.geometry import same_grid
-from neurobundle.label.answers import answer, on_grid, scan_names
+from neurobundle.label.answers import answer, on_grid, scan_names, source_of
 from neurobundle.label.dicomweb import ArchiveFault
 from neurobundle.label.studies import StudyEntry, StudyStore
+from neurobundle.load.dicom.folder import study_key
 from neurobundle.load.scan import Scan, read_scan
 from tests.load.dicom import make
 
 from ..helpers import Maker
+
+
+def place(store: StudyStore, image: str) -> Path:
+    """Where a study lies."""
+    with store.reading(image) as path:
+        return path
 
 
 @pytest.fixture
@@ -34,9 +43,9 @@ def test_an_image_of_each_study(studies: Path, tmp_path: Path) -> None:
     image, study = nib.load(store.image("anna")), nib.load(studies / "anna.nii.gz")
     assert np.array_equal(np.asarray(image.dataobj), np.asarray(study.dataobj))
     assert np.array_equal(image.affine, study.affine)
-    assert store.path_of("anna") == (studies / "anna.nii.gz").absolute()
+    assert place(store, "anna") == (studies / "anna.nii.gz").absolute()
     with pytest.raises(InputError, match="no image of that id"):
-        store.path_of("../anna")
+        place(store, "../anna")
 
 
 def test_what_is_refused_is_said_and_the_others_go_on(studies: Path, tmp_path: Path) -> None:
@@ -47,7 +56,7 @@ def test_what_is_refused_is_said_and_the_others_go_on(studies: Path, tmp_path: P
     assert otto.error.startswith("otto otto.nii.gz: ")
     assert not store.image("otto").exists()
     with pytest.raises(InputError):
-        store.path_of("otto")
+        place(store, "otto")
 
 
 def test_a_study_is_read_once_and_again_when_it_changed(studies: Path, tmp_path: Path, make_pair: Maker) -> None:
@@ -86,7 +95,7 @@ def test_a_list_that_is_none(tmp_path: Path) -> None:
 def test_an_answer_is_that_of_run(studies: Path, tmp_path: Path, tiny_bundle: Path) -> None:
     store = StudyStore(tmp_path / "store")
     store.gather([studies])
-    found = answer(tiny_bundle, store.path_of("anna"), store.image("anna"), device="cpu")
+    found = answer(tiny_bundle, place(store, "anna"), store.image("anna"), device="cpu")
     image = nib.load(store.image("anna"))
     assert found.labels is not None
     assert same_grid(found.labels.data.shape, found.labels.affine, image.shape, image.affine)
@@ -101,7 +110,7 @@ def test_a_study_that_is_refused_is_no_answer(studies: Path, tmp_path: Path, tin
     store.gather([studies])
     (studies / "anna.nii.gz").write_bytes(b"")
     with pytest.raises(InputError, match="anna"):
-        answer(tiny_bundle, store.path_of("anna"), store.image("anna"), device="cpu")
+        answer(tiny_bundle, place(store, "anna"), store.image("anna"), device="cpu")
 
 
 def test_labels_come_onto_the_image_s_grid() -> None:
@@ -188,3 +197,24 @@ def test_scans_by_the_names_that_a_person_picks() -> None:
     assert scan_names([dicom]) == ["series 2", "series 10"]
     many = StudyEntry("d", "", "", study={"passed_over": [{"source": f"series {n}"} for n in range(41)]})
     assert scan_names([many]) == []
+
+
+def test_a_study_that_is_gone_is_no_other(tmp_path: Path) -> None:
+    """Not the one that lay beside it: that is another patient's."""
+    for n in (1, 2):
+
+        def edit(ds: Any, _: int, n: int = n) -> None:
+            ds.StudyInstanceUID, ds.PatientID = f"{make.STUDY}.{n}", f"MRN{n}"
+
+        size: dict[str, Any] = {"slices": 12, "rows": 16, "columns": 14, "step": 1.0 + n / 8}
+        make.series(tmp_path / "studies" / f"p{n}", uid=f"{make.SERIES}.{n}", edit=edit, **size)
+    wanted = Wanted(("T1",))
+    store = StudyStore(tmp_path / "store", wanted, [tmp_path / "studies"])
+    store.refresh()
+    gone = study_key(f"{make.STUDY}.2")
+    assert place(store, gone) == (tmp_path / "studies" / "p2").absolute(), "its own folder, not all of them"
+    shutil.rmtree(tmp_path / "studies" / "p2")
+    with pytest.raises(InputError, match="not where it was"):
+        place(store, gone)
+    with pytest.raises(InputError, match="not among what lies there"):
+        source_of(tmp_path / "studies", gone, wanted, tmp_path)

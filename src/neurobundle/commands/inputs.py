@@ -8,6 +8,7 @@ and label maps are set aside.
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -67,7 +68,7 @@ def find_sources(
 
 
 def one_of(sources: Sequence[Source], case: str) -> Source:
-    """The source of one case: by its name, or the only one there is, whose name may hang on what lies beside it.
+    """The source of one case: by its name, or by the one that it has where nothing lies beside it.
 
     Args:
         sources: what lies in a place.
@@ -77,9 +78,20 @@ def one_of(sources: Sequence[Source], case: str) -> Source:
         InputError: if it is not among them.
     """
     for source in sources:
-        if source.case == case or len(sources) == 1:
+        if source.case == case or (len(sources) == 1 and _is_short_for(source, case)):
             return source
     raise InputError("it is not among what lies there", "Was it moved, or given another name?", case=case)
+
+
+def _is_short_for(source: Source, case: str) -> bool:
+    """Whether a case has a longer name only because another one of that name lay beside it."""
+    if re.fullmatch(rf"study-[0-9a-f]{{{_DIGITS}}}", source.case):
+        return case.startswith(source.case)
+    before, same, _ = case.rpartition(f"-{source.case}")
+    parents = "-".join(source.path.absolute().parts[:-1])
+    return bool(same and before and parents.endswith(before)) or bool(
+        re.fullmatch(rf"(.*-)?{re.escape(source.case)}-[0-9a-f]{{8}}", case)
+    )
 
 
 def _divided(places: list[Path], without: Path | None, wanted: Wanted) -> tuple[list[tuple[Path, Study]], list[Path]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from neurobundle.errors import InputError
 from neurobundle.export.dicom_seg import SEG_ENDING
 from neurobundle.files import write_json
 from neurobundle.geometry import same_grid
+from neurobundle.label.fetched import private_folder
 from neurobundle.label.studies import StudyEntry
 from neurobundle.load.datalist import natural
 from neurobundle.load.gate import LABEL
@@ -81,11 +81,11 @@ def answer(
         WeightsError: if the weights cannot be trusted.
     """
     case = image.name.removesuffix(".nii.gz")
-    with tempfile.TemporaryDirectory(prefix="neurobundle-") as place:
-        mapping = write_mapping(scans, study, case, bundle, Path(place)) if scans else None
+    with private_folder() as place:
+        mapping = write_mapping(scans, study, case, bundle, place) if scans else None
         run = make_run(
             str(bundle),
-            Path(place) / "out",
+            place / "out",
             settings={**(settings or {}), **device_setting(device)},
             pictures=False,
             mapping=mapping,
@@ -98,8 +98,8 @@ def answer(
             raise InputError(result.error)
         if answers_of(bundle) is not None:
             return Answer(None, numbers_of(result, bundle))
-        labels = read_scan(Path(place) / "out" / result.output, LABEL)
-        seg = (Path(place) / "out" / f"{result.case}{SEG_ENDING}").read_bytes() if dicom_seg else b""
+        labels = read_scan(place / "out" / result.output, LABEL)
+        seg = (place / "out" / f"{result.case}{SEG_ENDING}").read_bytes() if dicom_seg else b""
     return Answer(on_grid(labels, read_scan(image)), numbers_of(result, bundle), seg)
 
 

@@ -9,9 +9,11 @@ name that a folder's would have. Nothing here needs MONAI Label.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,9 @@ from neurobundle.load.dicom.folder import study_key
 from neurobundle.prepare.grid import Grid
 
 logger = logging.getLogger(__name__)
+
+#: Seconds after a list within which an unknown series is not looked for again.
+LIST_AGAIN_S = 5.0
 
 #: Of a study's name where two are alike.
 _DIGITS = 32
@@ -101,6 +106,7 @@ class ArchiveStore(StudyStore):
         super().__init__(folder, wanted)
         self.archive, self.bundles = archive, tuple(bundles)
         self._listed: dict[str, Listed] = {}
+        self._listed_at = -math.inf
         self._fetched = FetchedStudies(kept)
         self._failed: set[str] = set()
         self._judging = threading.Lock()
@@ -112,6 +118,7 @@ class ArchiveStore(StudyStore):
             ArchiveFault: if it cannot be asked.
         """
         self._listed = listed_studies(self.archive.series())
+        self._listed_at = time.monotonic()
         self.entries = self._read()
         if not self._listed:
             logger.warning("the archive at %s lists no MR series", self.archive.address)
@@ -172,7 +179,8 @@ class ArchiveStore(StudyStore):
         """
         if image in self.entries or image in self._listed or not image.replace(".", "").isdigit():
             return image, ""
-        if not any(one.uid == image for listed in self._listed.values() for one in listed.series):
+        unknown = not any(one.uid == image for listed in self._listed.values() for one in listed.series)
+        if unknown and time.monotonic() - self._listed_at > LIST_AGAIN_S:
             self.relist()
         for listed in self._listed.values():
             if any(one.uid == image for one in listed.series):

@@ -21,11 +21,12 @@ from monailabel.config import settings
 from monailabel.endpoints import activelearning as sampling
 from monailabel.endpoints import datastore as storing
 from monailabel.endpoints import infer as inferring
-from monailabel.endpoints import proxy
+from monailabel.endpoints import proxy, scoring
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
 from monailabel.interfaces.utils.app import app_instance
+from monailabel.utils.others.generic import remove_file
 from starlette.requests import Request
 from starlette.responses import JSONResponse, StreamingResponse
 
@@ -37,6 +38,9 @@ from neurobundle.label.multipart import PIECE
 
 #: Further pages that may use this server, with commas between them.
 ORIGINS = "NEUROBUNDLE_LABEL_ORIGINS"
+
+#: What of an inference no client says: what it is about, for how long it waits, and that its answer is kept as a label.
+_OURS = frozenset({"model", "image", "session", "timeout", "save_label", "label_tag"})
 
 #: So many studies are looked at for the next sample, of which all may be refused.
 MOST_REFUSED = 10
@@ -57,13 +61,13 @@ def infer(
     output: ResultType | None = None,
 ) -> object:
     """A model's answer; for another series than the image shows, on that series' grid."""
+    if file is not None or label is not None:
+        raise HTTPException(400, "Images are gathered from studies: ask about one of them, by its id.")
     image, scan = store().store.named(image)
-    wanted = {**_mapping(params), "scan": scan}
+    wanted = {**{name: value for name, value in _mapping(params).items() if name not in _OURS}, "scan": scan}
     if output == ResultType.dicom_seg:
         output, wanted["result_extension"] = ResultType.image, ".dcm"
-    answer = inferring.run_inference(
-        background_tasks, model, image, session_id, json.dumps(wanted), file, label, output
-    )
+    answer = inferring.run_inference(background_tasks, model, image, session_id, json.dumps(wanted), None, None, output)
     store().update_image_info(image, {ANSWERED_BY: model})
     return answer
 
@@ -103,7 +107,29 @@ def keep_label(
     case, scan = store().store.named(image)
     if store().store.grid_of(case, scan) is not None:
         raise HTTPException(422, "Labels are drawn on the series that the next sample names; that is another one.")
-    return storing.save_label(background_tasks, case, json.dumps(_mapping(params)), tag, label, user.username)
+    try:
+        return storing.save_label(background_tasks, case, json.dumps(_mapping(params)), tag, label, user.username)
+    except BaseException:
+        # What MONAI Label removes once it has answered stays where it does not answer.
+        for task in background_tasks.tasks:
+            task.func(*task.args, **task.kwargs)
+        raise
+
+
+def dataset(background_tasks: BackgroundTasks, user: _Annotator, limit_cases: int | None = None) -> object:
+    """All final labels with their images, in one archive, which MONAI Label does not remove."""
+    if not store().get_labeled_images():
+        raise HTTPException(404, "There is no final label yet.")
+    answer = storing.download_dataset(limit_cases)
+    background_tasks.add_task(remove_file, answer.path)
+    return answer
+
+
+def scored(
+    method: str, user: _Annotator, params: Annotated[dict[str, Any] | None, Body()] = None, run_sync: bool = False
+) -> object:
+    """What a scoring method says, or that it was begun."""
+    return scoring.run_method(method, params, run_sync)
 
 
 def proxied(request: Request, path: str, user: _User) -> StreamingResponse:
@@ -193,6 +219,8 @@ in_the_place_of(sampling.router, "POST", "/activelearning/{strategy}", next_samp
 in_the_place_of(storing.router, "GET", "/datastore/image", image_file)
 in_the_place_of(storing.router, "HEAD", "/datastore/image", image_check)
 in_the_place_of(storing.router, "PUT", "/datastore/label", keep_label)
+in_the_place_of(storing.router, "GET", "/datastore/dataset", dataset)
+in_the_place_of(scoring.router, "POST", "/scoring/{method}", scored)
 in_the_place_of(proxy.router, "GET", "/proxy/dicom/{path:path}", proxied)
 for kind in (MONAILabelException, NeurobundleError):
     routes.add_exception_handler(kind, refused)

@@ -27,6 +27,18 @@ KEPT = 4
 _PREFIX, _ALIVE = "neurobundle-studies-", "alive"
 
 
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for what shows a patient; what a killed process left of it goes with the next one."""
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    alive = _say_alive(folder)
+    try:
+        yield folder
+    finally:
+        _remove(folder, alive)
+
+
 class FetchedStudies:
     """Folders of studies.
 

@@ -29,6 +29,8 @@ _NAME = re.compile(r"\w[\w.+=@ -]{0,254}")
 _TAG = re.compile(r"\w[\w-]{0,63}")
 _NAMES, _TAGS = frozenset({"image", "id", "label", "model", "session_id"}), frozenset({"tag", "label_tag"})
 
+_NO = frozenset({"", "false", "0", "no", "off", "f", "n"})
+
 _UID = r"[0-9.]{1,64}"
 #: What a viewer asks of DICOMweb (PS3.18, 10.4 and 10.6), below the archive's address.
 _DICOMWEB = re.compile(
@@ -36,6 +38,7 @@ _DICOMWEB = re.compile(
     rf"|studies/{_UID}/series/{_UID}/instances/{_UID}(/frames/[0-9]{{1,6}}(,[0-9]{{1,6}})*)?)"
     r"(/metadata|/rendered|/thumbnail)?"
 )
+_REFUSED_UPLOAD = re.compile(r"/datastore/?|/datastore/image/?|/datastore/image/info/?|/model/.*")
 _PROXY = re.compile(r"/proxy/dicom/(?:(?:wado|qido|stow)/)?(?P<rest>.*)")
 
 #: The viewer that MONAI Label carries compiles WebAssembly and starts workers from blobs; no page loads from elsewhere.
@@ -162,7 +165,7 @@ def refusal(
     return (
         _refused_origin(headers, host, origins)
         or _refused_path(method, path)
-        or _refused_query(query)
+        or _refused_query(path, query)
         or _refused_length(headers, limits or Limits())
     )
 
@@ -181,6 +184,8 @@ def _refused_origin(headers: Mapping[str, str], host: str, origins: Collection[s
 def _refused_path(method: str, path: str) -> Refusal | None:
     if ".." in path.split("/") or any(character in path for character in "\\\0\r\n"):
         return Refusal(400, "The path is no path of this server.")
+    if method == "PUT" and _REFUSED_UPLOAD.fullmatch(path):
+        return Refusal(405, "Images come from studies, and weights from a training: none are uploaded.")
     proxied = _PROXY.fullmatch(path)
     if proxied is None:
         return Refusal(400, "The path is no path of this server.") if path.startswith("/proxy/") else None
@@ -191,8 +196,11 @@ def _refused_path(method: str, path: str) -> Refusal | None:
     return None
 
 
-def _refused_query(query: str) -> Refusal | None:
+def _refused_query(path: str, query: str) -> Refusal | None:
     for name, value in parse_qsl(query, keep_blank_values=True):
+        long = path.startswith(("/train", "/batch")) or path.rstrip("/") == "/scoring"
+        if name == "run_sync" and long and value.lower() not in _NO:
+            return Refusal(400, "Nobody else would be answered meanwhile. Leave run_sync out, and ask how it goes.")
         if name in _NAMES and value and not is_name(value):
             return Refusal(400, f"The value of {name} is no id.")
         if name in _TAGS and value and not is_tag(value):

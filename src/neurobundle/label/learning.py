@@ -9,57 +9,35 @@ import json
 import logging
 import math
 import shutil
-import tempfile
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import numpy as np
 from ignite.engine import Engine, Events
 
 from neurobundle.bundle.find import answers_of, can_fill, channels_of, reference_of, structures_of, takes_pictures
 from neurobundle.commands.evaluate import evaluate, evaluate_plan
 from neurobundle.commands.sources import Wanted
 from neurobundle.commands.train import check_training, run_plan, train_plan
-from neurobundle.errors import InputError, NeurobundleError
+from neurobundle.errors import InputError, NeurobundleError, SettingError
 from neurobundle.export.nifti import save_label_map
 from neurobundle.files import write_atomic, write_json
 from neurobundle.label.answers import on_grid, source_of
+from neurobundle.label.fetched import private_folder
+from neurobundle.label.finals import Labelled, class_of, read_final, require_same_study, values_of
+from neurobundle.label.folds import BOTH_SIDES, HELD_OUT, deal, read_folds, united, without_persons
 from neurobundle.label.studies import StudyStore
 from neurobundle.load.datalist import ALL_CASES, Item, natural, write_datalist
-from neurobundle.load.gate import LABEL
 from neurobundle.load.labels import check_pair
-from neurobundle.load.scan import Scan, read_scan
 from neurobundle.measure.evaluation import SUMMARY
 from neurobundle.networks import load_weights
-from neurobundle.networks.manifest import announce, make_entry, read_manifest, remove, sha256_of, write_entry
+from neurobundle.networks.manifest import announce, make_entry, remove, sha256_of, write_entry
 from neurobundle.postprocess.calibration import CALIBRATION_FILE
 
 logger = logging.getLogger(__name__)
 
-FOLDS_NAME, LESSON_NAME, TRAININGS = "folds.json", "lesson.json", "trainings"
-
-#: The fold that is held out, how many there are, and the order in which the first persons come to them: of one person
-#: nothing is held out, of two one.
-HELD_OUT, FOLDS = 0, 5
-_ORDER = (1, HELD_OUT, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """An image with a final label.
-
-    Attributes:
-        case: the image's id.
-        file: the label map.
-        names: what the annotator's client calls its values; empty if it said nothing: they are then the bundle's.
-    """
-
-    case: str
-    file: Path
-    names: Mapping[int, str] = field(default_factory=dict)
+LESSON_NAME, TRAININGS = "lesson.json", "trainings"
 
 
 @dataclass
@@ -71,6 +49,7 @@ class Lesson:
         cases: those that were learned from.
         held_out: those that were not, and judged it.
         left_out: cases that could not be used, and why.
+        unknown: segments that were drawn and that the bundle does not know, by case: background, to it.
         metric: what judged: ``mean Dice`` or ``balanced accuracy``.
         before: of the weights that the training began with, on the cases held out; None where there are none.
         after: of those that it ended with.
@@ -81,6 +60,7 @@ class Lesson:
     cases: list[str]
     held_out: list[str]
     left_out: dict[str, str]
+    unknown: dict[str, list[str]]
     metric: str
     before: float | None = None
     after: float | None = None
@@ -119,21 +99,17 @@ def learn(
 
     Raises:
         InputError: if there is nothing to learn from.
+        SettingError: for no epochs.
         WeightsError: if the bundle's weights cannot be trusted.
     """
+    if epochs < 1:
+        raise SettingError(f"{epochs} epochs are none", "Set max_epochs to 1 or more.")
     kept = store.folder / TRAININGS / bundle.name
-    shutil.rmtree(kept, ignore_errors=True)
     more = {**(settings or {}), **({} if device == "auto" else {"device": device})}
-    with tempfile.TemporaryDirectory(prefix="neurobundle-") as folder:
-        work = Path(folder)
-        items, left_out = prepared(bundle, store, labelled, work)
-        if not items:
-            raise _nothing(left_out)
-        deal(items, store.folder / FOLDS_NAME)
-        lesson = _lesson(bundle, items, left_out)
-        if not lesson.held_out:
-            # A training on all cases watches fold 0, and chooses nothing by it.
-            items = [{**item, "fold": HELD_OUT} for item in items]
+    with private_folder() as work:
+        found = prepared(bundle, store, labelled, work)
+        lesson, items = _dealt(bundle, store, found)
+        shutil.rmtree(kept, ignore_errors=True)
         datalist = write_datalist(work / "datalist.json", items, metadata=_labels_of(bundle))
         new = _train(lesson, bundle, datalist, kept, epochs, more)
         if lesson.taken:
@@ -155,156 +131,105 @@ def read_lesson(store: Path, bundle: str) -> dict[str, Any]:
     return dict(json.loads(file.read_bytes())) if file.exists() else {}
 
 
-def learned_from(bundle: Path, store: Path) -> set[str]:
-    """The cases that trainings in a store may have seen: none, if the bundle's weights are those it came with.
+class Prepared(NamedTuple):
+    """Final labels as a training reads them.
 
-    Args:
-        bundle: the store's copy.
-        store: its folder.
+    Attributes:
+        items: entries with ``case``, ``subject``, ``image``, ``label`` and, for classes, ``mask``.
+        left_out: case to cause and way out, of those that cannot be used.
+        unknown: segments that the bundle does not know, by case.
+        others: image to person, of those that were in an earlier lesson and have no label now.
     """
-    entry = read_manifest(bundle / "models").get("model.pt")
-    file = store / FOLDS_NAME
-    if entry is None or entry.origin != "trained-here" or not file.exists():
-        return set()
-    return {case for case, fold in json.loads(file.read_bytes()).items() if fold != HELD_OUT}
+
+    items: list[Item]
+    left_out: dict[str, str]
+    unknown: dict[str, list[str]]
+    others: dict[str, str]
 
 
-def prepared(
-    bundle: Path, store: StudyStore, labelled: Sequence[Labelled], work: Path
-) -> tuple[list[Item], dict[str, str]]:
-    """A datalist's entries of the images, in files of a folder, and why the others are left out.
+def prepared(bundle: Path, store: StudyStore, labelled: Sequence[Labelled], work: Path) -> Prepared:
+    """Read final labels and their studies; what cannot be used is left out and named.
 
     Args:
         bundle: says which channels, and what the values of a label map mean.
         store: the studies.
         labelled: images with final labels.
         work: gets the channels and the label maps, in the bundle's values.
-
-    Returns:
-        Entries with ``case``, ``subject``, ``image``, ``label`` and, for classes, ``mask``; case to cause and way out.
     """
     items: list[Item] = []
     left_out: dict[str, str] = {}
-    for one in sorted(labelled, key=lambda one: natural(one.case)):
+    unknown: dict[str, list[str]] = {}
+    for number, one in enumerate(sorted(labelled, key=lambda one: natural(one.case))):
         try:
-            items.append(_item(bundle, store, one, work / f"case{len(items) + len(left_out)}"))
+            item, foreign = _item(bundle, store, one, work / f"case{number}")
         except NeurobundleError as error:
             left_out[one.case] = f"{error.cause}. {error.way_out}".strip()
             logger.error("ERROR %s: left out: %s", one.case, left_out[one.case])
-    return _one_person_a_scan(items), left_out
+            continue
+        items.append(item)
+        if foreign:
+            unknown[one.case] = foreign
+            logger.warning("WARNING %s: %s does not know %s", one.case, bundle.name, ", ".join(foreign))
+    others = sorted({*read_folds(store.folder)} - {item["case"] for item in items})
+    return Prepared(united(items), left_out, unknown, _persons(bundle, store, others, work))
 
 
-def deal(items: Sequence[Item], file: Path) -> None:
-    """Give each entry its ``fold``: all of a person's the same, and the one that the store remembers.
-
-    Who was once held out is never learned from, however many labels come later: a score before and after a training
-    would else compare what was seen with what was not.
-
-    Args:
-        items: changed in place.
-        file: which case has which fold; written.
-    """
-    known: dict[str, int] = json.loads(file.read_bytes()) if file.exists() else {}
-    persons: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        persons[str(item["subject"])].append(item)
-    size = Counter(known.values())
-    for person in persons.values():
-        cases = [str(item["case"]) for item in person]
-        fold = next((known[case] for case in cases if case in known), None)
-        if fold is None:
-            fold = min(_ORDER, key=lambda each: size[each])
-        for item, case in zip(person, cases, strict=True):
-            item["fold"] = fold
-            size[fold] += case not in known
-            known[case] = fold
-    write_json(file, dict(sorted(known.items())))
-
-
-def in_values_of(labels: Scan, names: Mapping[int, str], wanted: Mapping[int, str]) -> Scan:
-    """A label map in the values of a bundle, from those that a client gave its segments, by their names.
-
-    Args:
-        labels: as the client saved them.
-        names: value to name, by the client; empty if it said nothing.
-        wanted: value to name, by the bundle.
-
-    Raises:
-        InputError: if none of its segments is one of the bundle.
-    """
-    if not names:
-        return labels
-    known = {name.casefold(): value for value, name in wanted.items()}
-    pairs = {value: known[name.casefold()] for value, name in names.items() if name.casefold() in known}
-    if not pairs:
-        cause = f"its segments are {', '.join(sorted(names.values()))}, and none is one of the bundle"
-        raise InputError(cause, f"Name them {', '.join(wanted.values())}.")
-    table = np.zeros(int(max(*pairs, labels.data.max())) + 1, np.uint8)
-    for value, own in pairs.items():
-        table[value] = own
-    return Scan(table[labels.data.astype(np.intp)], labels.affine, labels.warnings, labels.form_code, labels.units)
-
-
-def class_of(labels: Scan) -> int:
-    """The class whose segment is outlined.
-
-    Args:
-        labels: value 1 is class 0.
-
-    Raises:
-        InputError: if nothing is outlined, or more than one class.
-    """
-    values = [int(value) for value in np.unique(labels.data) if value]
-    if len(values) != 1:
-        cause = f"segments {values} are outlined" if values else "nothing is outlined"
-        raise InputError(cause, "Outline each tumour in the one segment that is its class.")
-    return values[0] - 1
-
-
-def _item(bundle: Path, store: StudyStore, one: Labelled, work: Path) -> Item:
-    """An image and its label, as the bundle's training reads them."""
-    missing: Literal["refuse", "fill"] = "fill" if can_fill(bundle) else "refuse"
-    wanted = Wanted(channels_of(bundle), reference_of(bundle), missing=missing, pictures=takes_pictures(bundle))
+def _item(bundle: Path, store: StudyStore, one: Labelled, work: Path) -> tuple[Item, list[str]]:
+    """An image and its label, as the bundle's training reads them, and the segments that it does not know."""
     work.mkdir()
     with store.reading(one.case) as place:
-        source = source_of(place, one.case, wanted, work)
+        require_same_study(one, store)
+        source = source_of(place, one.case, _wanted(bundle), work)
         scan, person = source.read(), source.person()
-    classes = answers_of(bundle)
-    values = structures_of(bundle) if classes is None else dict(enumerate(classes, start=1))
-    labels = on_grid(in_values_of(read_scan(one.file, LABEL), one.names, values), scan)
+    drawn, foreign = read_final(one, bundle)
+    labels = on_grid(drawn, scan)
     label = save_label_map(work / "label.nii.gz", labels.data, scan.affine, form_code=scan.form_code, units=scan.units)
-    image: str | list[str] = [str(path) for path in source.opened]
-    item: Item = {
-        "case": one.case,
-        "subject": person,
-        "image": image if len(image) > 1 else image[0],
-        "label": str(label),
-    }
+    images = [str(path) for path in source.opened]
+    image: str | list[str] = images if len(images) > 1 else images[0]
+    item: Item = {"case": one.case, "subject": person, "image": image, "label": str(label)}
+    classes = answers_of(bundle)
     if classes is not None:
-        item |= {"label": class_of(labels), "mask": str(label)}
-    else:
-        check_pair(item["image"], item["label"], [0, *values], case=one.case, allow_empty=True)
-    return item
+        return {**item, "label": class_of(labels, len(classes)), "mask": str(label)}, foreign
+    check_pair(image, str(label), [0, *values_of(bundle)], case=one.case, allow_empty=True)
+    return item, foreign
 
 
-def _one_person_a_scan(items: list[Item]) -> list[Item]:
-    """The entries, where those that share a file's content are one person's."""
-    owner: dict[str, str] = {}
-    for item in items:
-        files = item["image"] if isinstance(item["image"], list) else [item["image"]]
-        digests = [sha256_of(file) for file in files]
-        item["subject"] = next((owner[digest] for digest in digests if digest in owner), str(item["subject"]))
-        owner.update(dict.fromkeys(digests, str(item["subject"])))
-    return items
+def _persons(bundle: Path, store: StudyStore, cases: Sequence[str], work: Path) -> dict[str, str]:
+    """Whose some images are, as far as their studies are still there."""
+    found = {}
+    for number, case in enumerate(cases):
+        own = work / f"other{number}"
+        own.mkdir()
+        try:
+            with store.reading(case) as place:
+                found[case] = source_of(place, case, _wanted(bundle), own).person()
+        except NeurobundleError:
+            continue
+    return found
 
 
-def _lesson(bundle: Path, items: Sequence[Item], left_out: dict[str, str]) -> Lesson:
-    sides = {held: [str(i["case"]) for i in items if (i["fold"] == HELD_OUT) is held] for held in (True, False)}
-    if not sides[False]:
+def _wanted(bundle: Path) -> Wanted:
+    missing: Literal["refuse", "fill"] = "fill" if can_fill(bundle) else "refuse"
+    return Wanted(channels_of(bundle), reference_of(bundle), missing=missing, pictures=takes_pictures(bundle))
+
+
+def _dealt(bundle: Path, store: StudyStore, found: Prepared) -> tuple[Lesson, list[Item]]:
+    """The lesson as far as it is known before the training, and what it is trained on."""
+    contradicted = deal(found.items, store.folder, found.others)
+    left_out = {**found.left_out, **dict.fromkeys(sorted(contradicted), BOTH_SIDES)}
+    items = without_persons(item for item in found.items if item["case"] not in contradicted)
+    learned = [str(item["case"]) for item in items if item["fold"] != HELD_OUT]
+    held_out = [str(item["case"]) for item in items if item["fold"] == HELD_OUT]
+    if not items:
+        raise _nothing(left_out)
+    if not learned:
         cause = f"all {len(items)} labels are of persons who are held out, and nothing is learned from these"
         raise InputError(cause, "Save labels of others.")
+    if not held_out:
+        # A training on all cases watches fold 0, and chooses nothing by it.
+        items = [{**item, "fold": HELD_OUT} for item in items]
     metric = "mean Dice" if answers_of(bundle) is None else "balanced accuracy"
-    return Lesson(bundle.name, sides[False], sides[True], left_out, metric)
+    return Lesson(bundle.name, learned, held_out, left_out, found.unknown, metric), items
 
 
 def _labels_of(bundle: Path) -> dict[str, Any]:
@@ -328,7 +253,8 @@ def _train(lesson: Lesson, bundle: Path, datalist: Path, kept: Path, epochs: int
     run_plan(plan, [_BeginWith(model)])
     new = kept / "models" / model.name
     lesson.after = _score(bundle, datalist, new, kept / "after", settings)
-    lesson.taken = lesson.before is None or (lesson.after is not None and lesson.after >= lesson.before)
+    if lesson.before is not None and lesson.after is not None:
+        lesson.taken = lesson.after >= lesson.before
     return new
 
 
@@ -356,10 +282,11 @@ def _shown(value: float | None) -> str:
 def _take(new: Path, model: Path) -> None:
     """Put new weights in the place of a bundle's; its calibration was of the old ones."""
     parent = sha256_of(model)
+    # First: of a process that is killed in between, no calibration is left, which is better than another's.
+    remove(model.parent, CALIBRATION_FILE)
     announce(model.parent, make_entry(new, "trained-here", parent, name=model.name))
     write_atomic(model, new.read_bytes())
     write_entry(model.parent, model.name, "trained-here", parent)
-    remove(model.parent, CALIBRATION_FILE)
 
 
 def _nothing(left_out: Mapping[str, str]) -> InputError:

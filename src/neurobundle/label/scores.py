@@ -9,12 +9,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
-from neurobundle.bundle.find import answers_of, scored_values_of, structures_of
+from neurobundle.bundle.find import answers_of, scored_values_of
 from neurobundle.errors import InputError
 from neurobundle.label.answers import Answer, on_grid
-from neurobundle.label.learning import Labelled, class_of, in_values_of
-from neurobundle.load.gate import LABEL
-from neurobundle.load.scan import read_scan
+from neurobundle.label.finals import Labelled, class_of, read_final
 from neurobundle.measure.segmentation import score_case
 
 
@@ -34,10 +32,9 @@ def agreement(bundle: Path, said: Answer, final: Labelled) -> dict[str, Any]:
         InputError: if the label cannot be read, or is none of the bundle's.
     """
     classes = answers_of(bundle)
-    known = structures_of(bundle) if classes is None else dict(enumerate(classes, start=1))
-    labels = in_values_of(read_scan(final.file, LABEL), final.names, known)
+    labels, _ = read_final(final, bundle)
     if classes is not None:
-        return _class_agreement(said.numbers["answer"], classes[class_of(labels)])
+        return _class_agreement(said.numbers["answer"], classes[class_of(labels, len(classes))])
     if said.labels is None:
         raise InputError("there is no label map to compare", "Ask the bundle again.", case=final.case)
     there = on_grid(labels, said.labels)
@@ -48,11 +45,6 @@ def agreement(bundle: Path, said: Answer, final: Labelled) -> dict[str, Any]:
         for score in scores
         if np.isfinite(score.dice)
     }
-
-
-def mean_dice(scores: Mapping[str, Mapping[str, float]]) -> float | None:
-    """Of the structures that are there; None if none is."""
-    return float(np.mean([one["dice"] for one in scores.values()])) if scores else None
 
 
 def _class_agreement(answer: Mapping[str, Any], right: str) -> dict[str, Any]:

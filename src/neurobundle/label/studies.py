@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,16 +123,10 @@ class StudyStore:
         Raises:
             InputError: if the store has no such image, or its study is refused.
         """
-        yield Path(self._require(image).path)
-
-    def path_of(self, image: str) -> Path:
-        """Where a study lies; :meth:`reading` keeps it there.
-
-        Raises:
-            InputError: if the store has no such image, or its study is refused.
-        """
-        with self.reading(image) as path:
-            return path
+        path = Path(self._require(image).path)
+        if not path.exists():
+            raise InputError("its study is not where it was", "Was it moved? Start the server again.", case=image)
+        yield path
 
     def image(self, case: str) -> Path:
         """The file of an image."""
@@ -219,8 +214,7 @@ class StudyStore:
 
     def _gathered(self, source: Source) -> StudyEntry:
         case = source.case
-        path = source.found.folder if isinstance(source, StudySource) and source.found else source.path
-        entry = StudyEntry(case, str(path.absolute()), source.digest())
+        entry = StudyEntry(case, str(place_of(source).absolute()), source.digest())
         before = self.entries.get(case)
         if before is not None and before.key == entry.key and (before.status != "ok" or self.image(case).is_file()):
             return before
@@ -236,3 +230,13 @@ class StudyStore:
             cause = f"this is no list of studies: {type(error).__name__}"
             raise InputError(cause, "Remove it; the studies are gathered again.", file=path) from error
         return {entry.case: entry for entry in found}
+
+
+def place_of(source: Source) -> Path:
+    """Where a study lies: its file, or the smallest folder that holds all of it."""
+    if not isinstance(source, StudySource) or source.found is None:
+        return source.path
+    scans = [candidate.choice.source for candidate in source.found.candidates]
+    if source.found.layout != "dicom" or not scans:
+        return source.found.folder
+    return Path(os.path.commonpath([file.parent for scan in scans for file in getattr(scan, "files", ())]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,11 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 
 from neurobundle.errors import InputError, NeurobundleError
 from neurobundle.export.nifti import save_label_map
+from neurobundle.files import folder_lock, write_atomic, write_json
 from neurobundle.geometry import same_grid
-from neurobundle.label.app.training import final_label
+from neurobundle.label.app.training import NAMES, STUDY, final_label, names_of
+from neurobundle.label.finals import Labelled
 from neurobundle.label.guard import is_name, is_tag
-from neurobundle.label.learning import Labelled
 from neurobundle.label.studies import IMAGES, StudyStore
 from neurobundle.load.gate import LABEL
 from neurobundle.load.scan import Scan, read_scan
@@ -30,6 +34,14 @@ ANSWERED_BY = "answered_by"
 
 #: What a label may come as: NIfTI; NRRD, which 3D Slicer can be told to send; a viewer's bytes, one a voxel.
 _NIFTI, _NRRD, _RAW = (".nii.gz", ".nii"), (".nrrd",), (".bin",)
+
+#: Of an NRRD header (teem.sourceforge.net/nrrd/format.html), without those that name other files or places in them.
+_NRRD_FIELDS = frozenset(
+    b"content,type,block size,dimension,space,space dimension,space units,space origin,space directions,sizes,spacings,"
+    b"thicknesses,axis mins,axis maxs,centers,centerings,labels,units,kinds,min,max,old min,old max,endian,encoding,"
+    b"measurement frame,number,sample units".split(b",")
+)
+_LONGEST_HEAD = 1 << 20
 
 
 class Refused(MONAILabelException):
@@ -113,9 +125,25 @@ class StudyDatastore(LocalDatastore):
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Note something of an image; of none that waits."""
-        with self._shared:
+        with self._alone():
             if image_id in super().list_images():
                 super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Note something of a label.
+
+        Raises:
+            MONAILabelException: if the names of its segments are none.
+        """
+        _require_names(info)
+        with self._alone():
+            super().update_label_info(label_id, label_tag, info)
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Remove a label, and what its segments are called."""
+        if is_name(label_id) and is_tag(str(label_tag)):
+            self._names_file(label_id, str(label_tag)).unlink(missing_ok=True)
+        super().remove_label(label_id, label_tag)
 
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]) -> str:
         """Keep a label, under the id of an image that is here and a tag that is a folder's name.
@@ -132,12 +160,15 @@ class StudyDatastore(LocalDatastore):
         tag = str(getattr(label_tag, "value", label_tag))
         if not is_tag(tag):
             raise HTTPException(400, "That is no tag: letters, digits, - and _.")
+        _require_names(label_info)
         image = Path(self.get_image_uri(image_id))
         kept = Path(label_filename).with_name(f"{image_id}-{Path(label_filename).stem}.nii.gz")
         try:
             as_label_of(read_scan(image), Path(label_filename), kept)
-            with self._shared:
-                done = str(super().save_label(image_id, str(kept), label_tag, label_info))
+            with self._alone():
+                info = {**(label_info or {}), STUDY: entry.key if (entry := self.store.entries.get(image_id)) else ""}
+                done = str(super().save_label(image_id, str(kept), label_tag, info))
+                write_json(self._names_file(image_id, tag), {key: info[key] for key in (NAMES, STUDY) if key in info})
         except NeurobundleError as error:
             raise refusal(error) from error
         finally:
@@ -156,8 +187,44 @@ class StudyDatastore(LocalDatastore):
             raise MONAILabelException(MONAILabelError.SERVER_ERROR, said) from error
 
     def _reconcile(self) -> None:
-        with self._shared:
-            self._reconcile_datastore()
+        self._reconcile_datastore()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Around a change of the lists, which a scoring or a training writes too: what they wrote is read before."""
+        with self._shared, folder_lock(self.store.folder / "labels"):
+            self._init_from_datastore_file()
+            yield
+
+    def _reconcile_datastore(self) -> None:
+        with self._alone():
+            super()._reconcile_datastore()
+
+    def _add_non_existing_labels(self, tag: str) -> int:
+        """A label whose image was away is known again with the names of its segments."""
+        found = int(super()._add_non_existing_labels(tag))
+        for image, entry in self._datastore.objects.items():
+            label, file = entry.labels.get(tag), self._names_file(image, tag)
+            if label is not None and NAMES not in label.info and file.is_file():
+                label.info |= json.loads(file.read_bytes())
+                found += 1
+        return found
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """At once: a scoring may be killed at any time."""
+        content = json.dumps(self._datastore.model_dump(exclude={"base_path"}), indent=2, default=str)
+        write_atomic(Path(self._datastore_config_path), content.encode())
+        self._config_ts = Path(self._datastore_config_path).stat().st_mtime
+
+    def _names_file(self, image: str, tag: str) -> Path:
+        return self.store.folder / "labels" / tag / f"{image}.json"
+
+
+def _require_names(info: dict[str, Any] | None) -> None:
+    try:
+        names_of(info or {})
+    except InputError as error:
+        raise refusal(error) from error
 
 
 def refusal(error: NeurobundleError) -> MONAILabelException:
@@ -191,9 +258,7 @@ def _read(image: Scan, sent: Path, kept: Path) -> Scan:
     if name.endswith(_NIFTI):
         return read_scan(sent, LABEL)
     if name.endswith(_NRRD):
-        import SimpleITK as sitk
-
-        sitk.WriteImage(sitk.ReadImage(str(sent)), str(kept))
+        _convert_nrrd(image, sent, kept)
         return read_scan(kept, LABEL)
     if not name.endswith(_RAW):
         raise InputError("the label is of no kind that is known here", "Send NIfTI (.nii.gz) or NRRD (.nrrd).")
@@ -202,3 +267,26 @@ def _read(image: Scan, sent: Path, kept: Path) -> Scan:
         cause = f"the label has {voxels.size} bytes, and the image {image.data.size} voxels"
         raise InputError(cause, "Draw it on the series that the next sample names; one byte a voxel.")
     return Scan(voxels.reshape(image.data.shape, order="F"), image.affine)
+
+
+def _convert_nrrd(image: Scan, sent: Path, kept: Path) -> None:
+    """NRRD as NIfTI. Its header may name another file of this machine as the voxels, and claim any size."""
+    import SimpleITK as sitk
+
+    with sent.open("rb") as stream:
+        head = stream.read(_LONGEST_HEAD).replace(b"\r\n", b"\n").partition(b"\n\n")
+    fields = [line.partition(b":")[0] for line in head[0].split(b"\n")[1:] if b":=" not in line and line[:1] != b"#"]
+    unknown = not head[1] or any(field not in _NRRD_FIELDS for field in fields)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO")
+    reader.SetFileName(str(sent))
+    try:
+        if unknown or not head[0].startswith(b"NRRD"):
+            raise InputError("the label is no NRRD file that holds its voxels itself", "Send NIfTI (.nii.gz).")
+        reader.ReadImageInformation()
+        if reader.GetSize() != image.data.shape or reader.GetNumberOfComponents() != 1:
+            cause = f"the label lies on another grid ({reader.GetSize()} voxels) than the image ({image.data.shape})"
+            raise InputError(cause, "Draw it on the image that the server gave.")
+        sitk.WriteImage(reader.Execute(), str(kept))
+    except RuntimeError:
+        raise InputError("the label cannot be read as NRRD", "Send NIfTI (.nii.gz).") from None

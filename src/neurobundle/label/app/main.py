@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from monailabel.interfaces.app import MONAILabelApp
@@ -41,7 +42,11 @@ class NeurobundleApp(MONAILabelApp):
         if not names or not conf.get("store"):
             raise SettingError("the app wants --conf bundles NAME,NAME and --conf store DIR", "Use neurobundle label.")
         store = Path(conf["store"])
-        self.bundles = [_copied(find_bundle(name), store / "bundles") for name in names]
+        found = [find_bundle(name) for name in names]
+        twice = next((one.name for one in found if [each.name for each in found].count(one.name) > 1), None)
+        if twice is not None:
+            raise SettingError(f"two bundles are called {twice}", "Rename the folder of one of them.")
+        self.bundles = [_copied(bundle, store / "bundles") for bundle in found]
         first = self.bundles[0]
         wanted = Wanted(channels_of(first), reference_of(first), pictures=takes_pictures(first))
         self.store = open_store(store, studies, wanted, self.bundles)
@@ -76,9 +81,11 @@ class NeurobundleApp(MONAILabelApp):
 
 
 def _copied(bundle: Path, folder: Path) -> Path:
-    """The store's own copy of a bundle, which a training may change."""
+    """The store's own copy of a bundle, which a training may change; whole or not at all."""
     copy = folder / bundle.name
     if not copy.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(bundle, copy, ignore=shutil.ignore_patterns("fold*.pt", "docs"))
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".") as new:
+            ignored = shutil.ignore_patterns("fold*.pt", "docs")
+            shutil.copytree(bundle, Path(new) / bundle.name, ignore=ignored).rename(copy)
     return copy

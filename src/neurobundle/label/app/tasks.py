@@ -19,7 +19,8 @@ from neurobundle.errors import NeurobundleError
 from neurobundle.export.nifti import save_label_map
 from neurobundle.label.answers import Answer, answer, on_grid_of, scan_names
 from neurobundle.label.app.training import final_labels
-from neurobundle.label.learning import learned_from
+from neurobundle.label.finals import require_same_study
+from neurobundle.label.folds import learned_from
 from neurobundle.label.scores import agreement
 from neurobundle.label.studies import StudyStore
 from neurobundle.load.scan import Scan
@@ -183,6 +184,7 @@ class Agreement(ScoringMethod):
         learned = learned_from(self.ask.bundle, self.ask.store.folder)
         for final in final_labels(datastore):
             try:
+                require_same_study(final, self.ask.store)
                 said = self.ask.ask(self.ask.store.image(final.case), str(request.get("device", "auto")))
                 scores = agreement(self.ask.bundle, said, final)
             except (MONAILabelException, NeurobundleError) as error:

@@ -11,13 +11,20 @@ from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.utils.others.generic import device_list
 
-from neurobundle.errors import NeurobundleError
-from neurobundle.label.learning import Labelled, learn, read_lesson
+from neurobundle.errors import InputError, NeurobundleError
+from neurobundle.label.finals import Labelled
+from neurobundle.label.learning import learn, read_lesson
 from neurobundle.label.studies import StudyStore
 
 logger = logging.getLogger(__name__)
 
 EPOCHS = 10
+
+#: In a label's info: the fingerprint of the study that it was drawn on.
+STUDY = "study"
+
+#: In a label's info: what its client calls its segments; the largest value that one may have.
+NAMES, LARGEST = "label_info", 65535
 
 
 class Learn(TrainTask):
@@ -49,13 +56,20 @@ class Learn(TrainTask):
         """
         device = request.get("device") or "auto"
         try:
-            epochs = int(request.get("max_epochs", EPOCHS))
+            epochs = _whole(request.get("max_epochs", EPOCHS))
             lesson = learn(self.bundle, self.store, final_labels(datastore), epochs=epochs, device=str(device))
         except NeurobundleError as error:
             logger.error("ERROR %s", error.brief())
             raise MONAILabelException(MONAILabelError.INVALID_INPUT, error.brief()) from error
         logger.info("Training Finished: %s", lesson.in_words())
         return self.stats()
+
+
+def _whole(value: Any) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError("max_epochs is no whole number", "As 10.") from None
 
 
 def final_labels(datastore: Datastore) -> list[Labelled]:
@@ -66,6 +80,22 @@ def final_labels(datastore: Datastore) -> list[Labelled]:
 def final_label(datastore: Datastore, image: str) -> Labelled:
     """That of one image, with the names that the client gave its segments."""
     info = datastore.get_label_info(image, DefaultLabelTag.FINAL)
-    named = info.get("label_info") or []
-    names = {int(entry["idx"]): str(entry["name"]) for entry in named if "idx" in entry and "name" in entry}
-    return Labelled(image, Path(datastore.get_label_uri(image, DefaultLabelTag.FINAL)), names)
+    file = Path(datastore.get_label_uri(image, DefaultLabelTag.FINAL))
+    return Labelled(image, file, names_of(info), str(info.get(STUDY, "")))
+
+
+def names_of(info: dict[str, Any]) -> dict[int, str]:
+    """What a client calls the values of a label map; the background is nobody's.
+
+    Raises:
+        InputError: if it is no list of names and values.
+    """
+    named = info.get(NAMES) or []
+    try:
+        names = {int(one["idx"]): str(one["name"]) for one in named if "idx" in one and "name" in one}
+    except (TypeError, ValueError, OverflowError, AttributeError):
+        names = {-1: ""}
+    if not all(0 <= value <= LARGEST for value in names):
+        cause = f"{NAMES} is no list of names with idx from 0 to {LARGEST}"
+        raise InputError(cause, 'As [{"name": "anterior", "idx": 1}].')
+    return {value: name for value, name in names.items() if value}
