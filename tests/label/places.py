@@ -48,7 +48,8 @@ def four_series(folder: Path, number: int = 0) -> list[Path]:
         Its files.
     """
     study = f"{make.STUDY}.{number}" if number else make.STUDY
-    size: dict[str, Any] = {"slices": 26, "rows": 30, "columns": 24, "step": 1.5}
+    # Of another step each, since the same head twice would be one person.
+    size: dict[str, Any] = {"slices": 26, "rows": 30, "columns": 24, "step": 1.5 + number / 8}
     files: list[Path] = []
     for n, (name, edit) in enumerate({"d": t2, "a": flair, "c": contrast, "b": None}.items()):
 

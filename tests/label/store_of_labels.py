@@ -14,12 +14,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from monailabel.interfaces.exception import MONAILabelException
-
-from neurobundle.label.app.datastore import StudyDatastore
-from neurobundle.label.app.tasks import Uncertain
-from neurobundle.label.app.training import final_label
-from neurobundle.label.studies import StudyStore
 
 SHAPE, AFFINE = (24, 30, 24), np.diag([1.5, 1.5, 1.5, 1])
 NAMES = {"label_info": [{"name": "Posterior", "idx": 1}, {"name": "Anterior", "idx": 2}]}
@@ -43,6 +37,13 @@ def write(path: Path, array: np.ndarray) -> Path:
 
 
 def main(folder: Path) -> dict[str, Any]:
+    from monailabel.interfaces.exception import MONAILabelException
+
+    from neurobundle.label.app.datastore import StudyDatastore
+    from neurobundle.label.app.tasks import Uncertain
+    from neurobundle.label.app.training import final_label
+    from neurobundle.label.studies import StudyStore
+
     random = np.random.default_rng(0)
     for name in ("anna", "bert", "carl"):
         write(folder / "studies" / f"{name}.nii.gz", random.integers(1, 900, SHAPE).astype(np.int16))

@@ -205,13 +205,14 @@ def test_72_with_authentication_no_route_answers_without_a_token(place: Path, la
         *(("POST", path) for path in (f"/infer/{TUMOUR}?image=a", "/activelearning/first", f"/train/{TUMOUR}")),
         *(("POST", path) for path in (f"/batch/infer/{TUMOUR}", "/scoring/")),
         *(("DELETE", path) for path in ("/datastore/image?id=a", "/datastore/label?id=a&tag=final", "/train/")),
-        ("PUT", "/datastore/image?image=a"),
         ("PUT", "/datastore/label?image=a&tag=final"),
     ]
     with serving(place, label_python, **realm) as client:
         found = {(method, path): status_of(client, method, path) for method, path in routes}
+        uploaded = status_of(client, "PUT", "/datastore/image?image=a")
         forged = status_of(client, "GET", "/info/", Authorization="Bearer eyJhbGciOiJub25lIn0.e30.")
     assert set(found.values()) <= {401, 403}, found
+    assert uploaded == 405, "whoever asks"
     assert forged >= 400, "the realm cannot be asked, so nobody is let in"
 
 
