@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,19 +77,23 @@ def blank_bundle(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(place: Path, python: Path, archive: str = "", **variables: str) -> Iterator[SlicerClient]:
+def serving(
+    place: Path, python: Path, archive: str = "", more: Sequence[str] = (), **variables: str
+) -> Iterator[SlicerClient]:
     """The command of docs/concepts/label.md, with a bundle that knows nothing, on a free port.
 
     Args:
         place: holds the bundle, and the folder ``studies``; gets the store, and what the server prints.
         python: that has MONAI Label.
+        more: further bundles.
         archive: an address in the place of the page's; the command for a folder if empty.
         **variables: of the environment.
     """
     port = free_port()
     folder, other = re.findall(r"```bash\n(neurobundle label .*)\n```", PAGE.read_text())
     command = re.sub(r"--studies \S+", f"--studies {archive}", other) if archive else folder
-    words = [python, "-m", *command.replace(TUMOUR, str(place / TUMOUR)).split(), "--port", str(port)]
+    bundles = " ".join([str(place / TUMOUR), *more])
+    words = [python, "-m", *command.replace(TUMOUR, bundles).split(), "--port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
     with served([*map(str, words)], place, environment, port, place / "server.txt") as client:
         yield client

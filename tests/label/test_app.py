@@ -26,6 +26,8 @@ from .places import TUMOUR, blank_bundle, four_series, serving
 
 pytestmark = pytest.mark.slow
 
+CLASSES = "tumor_type_classification"
+
 
 def of_another(ds: Any, _: int) -> None:
     ds.StudyInstanceUID, ds.PatientID = f"{make.STUDY}.7", "MRN-7"
@@ -216,12 +218,24 @@ def test_72_with_authentication_no_route_answers_without_a_token(place: Path, la
     assert forged >= 400, "the realm cannot be asked, so nobody is let in"
 
 
+def a_class_is_answered(client: SlicerClient, image: str, folder: Path) -> None:
+    """By the second bundle, with the probabilities of `neurobundle run`, which sees the T1c of the study itself."""
+    mask, answer = client.infer(CLASSES, image)
+    assert mask is None
+    words = ["run", CLASSES, "-i", str(folder / "studies"), "-o", str(folder / "class"), "--device", "cpu"]
+    assert main([*words, "--no-pictures"]) == 0
+    ours = json.loads((folder / "class" / f"{image}_class.json").read_text())
+    assert answer["answer"]["probabilities"] == pytest.approx(ours["probabilities"], abs=1e-4)
+    with pytest.raises(ServerError, match=r"422.*answers a class"):
+        client.infer(CLASSES, image, output="image")
+
+
 def test_a_person_who_is_held_out_judges_what_was_learned(label_python: Path, tmp_path: Path) -> None:
     """The new weights are taken if they are no worse on it, and nothing that a hospital calls it is kept."""
     for number in range(2):
         four_series(tmp_path / "studies" / str(number), number)
     blank_bundle(tmp_path)
-    with serving(tmp_path, label_python) as client:
+    with serving(tmp_path, label_python, more=[CLASSES]) as client:
         images = [client.next_sample("first")["id"]]
         for n in range(2):
             mask, answer = client.infer(TUMOUR, images[n], result_extension=".nii.gz")
@@ -232,6 +246,7 @@ def test_a_person_who_is_held_out_judges_what_was_learned(label_python: Path, tm
         status = client.train(TUMOUR, max_epochs=1, device="cpu")
         assert status["status"] == "DONE", client.logs()[-4000:]
         lesson = client.info()["train_stats"][TUMOUR]
+        a_class_is_answered(client, images[0], tmp_path)
     assert sorted(lesson["cases"] + lesson["held_out"]) == sorted(images[:2])
     assert len(lesson["held_out"]) == 1
     assert lesson["before"] == 1.0, "the label is its own answer"

@@ -50,6 +50,12 @@ def test_who_was_on_both_sides_is_on_none(tmp_path: Path) -> None:
     assert deal(again, tmp_path, {"a": "anna"}) == {"b"}
 
 
+def test_each_class_has_persons_of_its_own_in_each_fold(tmp_path: Path) -> None:
+    """Of three persons of class 0 and one of class 1 the second of class 0 is held out, and nobody of class 1."""
+    entries = [{**item, "label": label} for item, label in zip(items(*"abcd"), (0, 1, 0, 0), strict=True)]
+    assert folds(entries, tmp_path) == {"a": 1, "b": 1, "c": HELD_OUT, "d": 2}
+
+
 def test_one_person_by_a_chain_of_copies(tmp_path: Path) -> None:
     """`a` and `b` share a file, `b` and `c` a person."""
     for name in "xy":

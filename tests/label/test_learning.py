@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from neurobundle.bundle.find import channels_of
 from neurobundle.commands.sources import Wanted
@@ -19,9 +20,12 @@ from neurobundle.label.finals import Labelled
 from neurobundle.label.folds import FOLDS_NAME, deal
 from neurobundle.label.learning import Lesson, learn, prepared
 from neurobundle.label.studies import StudyStore
+from neurobundle.networks import save_weights
+from neurobundle.networks.classifier import classifier
 from neurobundle.networks.manifest import sha256_of, verify
 from tests.load.dicom import make
 
+from ..conftest import ROOT
 from ..helpers import Maker
 
 
@@ -188,5 +192,52 @@ def test_of_one_person_it_learns_without_a_judge(bundle: Path, tmp_path: Path, m
     lesson = learn(bundle, store, labelled, epochs=1, device="cpu", settings={"patch_size": [24, 24, 24]})
     assert (lesson.cases, lesson.held_out, lesson.before, lesson.after) == (["c0"], [], None, None)
     assert lesson.taken
-    assert "no person was held out" in lesson.in_words()
+    assert "no person is held out" in lesson.in_words()
     assert verify(bundle / "models" / "model.pt").parent == before
+
+
+@pytest.mark.slow
+def test_classes_are_learned_from_outlines(tmp_path: Path) -> None:
+    """A tumour in the segment of its class says both; a head with two classes outlined is left out by name."""
+    bundle = Path(
+        shutil.copytree(
+            ROOT / "bundles" / "tumor_type_classification",
+            tmp_path / "tumor_type_classification",
+            ignore=shutil.ignore_patterns("*.pt", "M*256", "docs"),
+        )
+    )
+    config = bundle / "configs" / "train.yaml"
+    config.write_text(config.read_text().replace("network_size: full", "network_size: tiny"))
+    torch.manual_seed(0)
+    network = classifier("resnet18", 1, 3, size="tiny", width=0.375, dropout=0.2, mask=True)
+    save_weights(network, bundle / "models" / "model.pt", origin="released")
+    names = {3: "glioma", 1: "meningioma", 2: "pituitary"}
+    labelled = []
+    affine = np.diag([4.0, 4, 6, 1])
+    for n, drawn in enumerate([(3,), (1,), (2,), (3,), (1, 2), (1,)]):
+        random = np.random.default_rng(n)
+        labels = np.zeros((24, 28, 10), np.uint8)
+        for k, value in enumerate(drawn):
+            labels[5 + 8 * k : 10 + 8 * k, 8:14, 3:6] = value
+        image = 100 + 10 * random.standard_normal(labels.shape) + 50 * (labels > 0)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(image.astype(np.float32), affine), tmp_path / "images" / f"h{n}.nii.gz")
+        nib.save(nib.Nifti1Image(labels, affine), tmp_path / f"l{n}.nii.gz")
+        labelled.append(Labelled(f"h{n}", tmp_path / f"l{n}.nii.gz", names))
+    store = StudyStore(tmp_path / "store")
+    store.gather([tmp_path / "images"])
+    values = {"size": 32, "pixel_mm": 8.0}
+    with pytest.raises(InputError, match="hold no 'pituitary'"):
+        learn(bundle, store, labelled[:2], epochs=1, device="cpu", settings=values)
+    # The second glioma is held out, and alone it is no judge.
+    early = learn(bundle, store, labelled[:5], epochs=1, device="cpu", settings=values)
+    assert (early.cases, early.held_out, early.taken) == (["h0", "h1", "h2"], [], True)
+    assert "segments [2, 3] are outlined" in early.left_out["h4"]
+    before = sha256_of(bundle / "models" / "model.pt")
+    lesson = learn(bundle, store, labelled, epochs=1, device="cpu", settings=values)
+    assert (lesson.cases, lesson.held_out) == (["h0", "h1", "h2"], ["h3", "h5"])
+    assert lesson.metric == "balanced accuracy"
+    assert lesson.before in (0.0, 0.5, 1.0)
+    assert lesson.after in (0.0, 0.5, 1.0)
+    assert lesson.taken == (lesson.after >= lesson.before)
+    assert (sha256_of(bundle / "models" / "model.pt") != before) == lesson.taken

@@ -25,6 +25,7 @@ from monailabel.endpoints import proxy, scoring
 from monailabel.endpoints.infer import ResultType
 from monailabel.endpoints.user.auth import RBAC, User
 from monailabel.interfaces.exception import MONAILabelException
+from monailabel.interfaces.tasks.infer_v2 import InferType
 from monailabel.interfaces.utils.app import app_instance
 from monailabel.utils.others.generic import remove_file
 from starlette.requests import Request
@@ -63,6 +64,9 @@ def infer(
     """A model's answer; for another series than the image shows, on that series' grid."""
     if file is not None or label is not None:
         raise HTTPException(400, "Images are gathered from studies: ask about one of them, by its id.")
+    task = app_instance()._infers.get(model)
+    if output in (ResultType.image, ResultType.dicom_seg) and task and task.type == InferType.CLASSIFICATION:
+        raise HTTPException(422, f"{model} answers a class, which is no image: ask for json.")
     image, scan = store().store.named(image)
     wanted = {**{name: value for name, value in _mapping(params).items() if name not in _OURS}, "scan": scan}
     if output == ResultType.dicom_seg:

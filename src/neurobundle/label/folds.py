@@ -39,8 +39,10 @@ def read_folds(store: Path) -> dict[str, int]:
 def deal(items: Sequence[Item], store: Path, others: Mapping[str, str] | None = None) -> set[str]:
     """Give each entry its ``fold``: all of a person's the same, and the one that the store remembers.
 
+    Where labels are classes, the persons of each class are dealt by themselves.
+
     Args:
-        items: with ``case`` and ``subject``; changed in place.
+        items: with ``case``, ``subject`` and, for classes, a number as ``label``; changed in place.
         store: the store's folder; which image has which fold is written there.
         others: image to person, of those that have a fold and are no entry now.
 
@@ -55,19 +57,29 @@ def deal(items: Sequence[Item], store: Path, others: Mapping[str, str] | None = 
     for case, person in (others or {}).items():
         if person in cases:
             cases[person].append(case)
-    size = Counter(known.values())
+    size = Counter((_class(item), known[str(item["case"])]) for item in items if item["case"] in known)
     for person, of in persons.items():
+        kind = _class(of[0])
         before = {known[case] for case in cases[person] if case in known}
         if HELD_OUT in before and len(before) > 1:
             contradicted |= {str(item["case"]) for item in of}
             continue
-        fold = min(before) if before else min(_ORDER, key=lambda each: size[each])
+        fold = min(before) if before else _smallest(size, kind)
         for item in of:
             item["fold"] = fold
-            size[fold] += item["case"] not in known
+            size[_class(item), fold] += item["case"] not in known
             known[str(item["case"])] = fold
     write_json(store / FOLDS_NAME, dict(sorted(known.items())))
     return contradicted
+
+
+def _smallest(size: Counter[tuple[int | None, int]], kind: int | None) -> int:
+    return min(_ORDER, key=lambda fold: size[kind, fold])
+
+
+def _class(item: Item) -> int | None:
+    label = item.get("label")
+    return label if isinstance(label, int) else None
 
 
 def united(items: Iterable[Item]) -> list[Item]:

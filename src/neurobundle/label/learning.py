@@ -70,7 +70,7 @@ class Lesson:
         """One line for a log."""
         learned = f"{self.bundle}: learned from {len(self.cases)} cases"
         if not self.held_out:
-            return f"{learned}; no person was held out, so the new weights are not judged. They are taken."
+            return f"{learned}; no person is held out who could judge the new weights. They are taken."
         found = f"{self.metric} of {len(self.held_out)} held out {_shown(self.after)}, before {_shown(self.before)}"
         return f"{learned}; {found}. {'They are taken.' if self.taken else 'The old weights stay.'}"
 
@@ -225,6 +225,9 @@ def _dealt(bundle: Path, store: StudyStore, found: Prepared) -> tuple[Lesson, li
     if not learned:
         cause = f"all {len(items)} labels are of persons who are held out, and nothing is learned from these"
         raise InputError(cause, "Save labels of others.")
+    if len({item["label"] for item in items if item["fold"] == HELD_OUT}) < 2 and answers_of(bundle) is not None:
+        # Of one class alone nobody can tell whether an answer is better. They wait, and are not learned from.
+        held_out, items = [], [item for item in items if item["fold"] != HELD_OUT]
     if not held_out:
         # A training on all cases watches fold 0, and chooses nothing by it.
         items = [{**item, "fold": HELD_OUT} for item in items]
