@@ -130,7 +130,7 @@ def test_weights_that_nobody_could_judge_are_not_taken(
     for name in ("train_plan", "check_training", "run_plan"):
         monkeypatch.setattr(learning, name, lambda *_, **__: None)
     lesson = Lesson("b", ["c0"], ["c1"], {}, {}, "mean Dice")
-    learning._train(lesson, tiny_bundle, tmp_path, tmp_path, 1, {})
+    learning._train(lesson, tiny_bundle, tmp_path, tmp_path / "kept", 1, {})
     assert not lesson.taken
 
 
@@ -227,8 +227,12 @@ def test_classes_are_learned_from_outlines(tmp_path: Path) -> None:
     store = StudyStore(tmp_path / "store")
     store.gather([tmp_path / "images"])
     values = {"size": 32, "pixel_mm": 8.0}
+    last = store.folder / "trainings" / bundle.name / "lesson.json"
+    last.parent.mkdir(parents=True)
+    last.write_text("{}")
     with pytest.raises(InputError, match="hold no 'pituitary'"):
         learn(bundle, store, labelled[:2], epochs=1, device="cpu", settings=values)
+    assert last.read_text() == "{}", "what was refused took nothing away"
     # The second glioma is held out, and alone it is no judge.
     early = learn(bundle, store, labelled[:5], epochs=1, device="cpu", settings=values)
     assert (early.cases, early.held_out, early.taken) == (["h0", "h1", "h2"], [], True)

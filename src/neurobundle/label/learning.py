@@ -109,7 +109,6 @@ def learn(
     with private_folder() as work:
         found = prepared(bundle, store, labelled, work)
         lesson, items = _dealt(bundle, store, found)
-        shutil.rmtree(kept, ignore_errors=True)
         datalist = write_datalist(work / "datalist.json", items, metadata=_labels_of(bundle))
         new = _train(lesson, bundle, datalist, kept, epochs, more)
         if lesson.taken:
@@ -248,6 +247,7 @@ def _train(lesson: Lesson, bundle: Path, datalist: Path, kept: Path, epochs: int
     values = {"epochs": epochs, "val_interval": 1, **settings}
     plan = train_plan(str(bundle), datalist, kept, fold=fold, settings=values)
     check_training(plan)
+    shutil.rmtree(kept, ignore_errors=True)  # the last lesson, now that there will be another one
     if not lesson.held_out:
         run_plan(plan, [_BeginWith(model)])
         lesson.taken = True
