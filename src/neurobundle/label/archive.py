@@ -63,8 +63,8 @@ class Listed:
 def listed_studies(series: Iterable[Series]) -> dict[str, Listed]:
     """Listed series by study, the studies by their names: those that ``neurobundle run`` gives them.
 
-    >>> [study.case for study in listed_studies([Series("1.2", "1.2.1"), Series("1.2", "1.2.2")]).values()]
-    ['study-6ad8e8bb']
+    >>> [len(study.series) for study in listed_studies([Series("1.2", "1.2.1"), Series("1.2", "1.2.2")]).values()]
+    [2]
     """
     members: dict[str, list[Series]] = defaultdict(list)
     for one in series:
