@@ -161,14 +161,34 @@ def test_a_bundle(place: Place, tmp_path: Path, name: str, paint: int | None, tr
 
 
 def test_the_bundle_that_answers_a_class(place: Place, tmp_path: Path) -> None:
-    """Probabilities in place of a mask, as `neurobundle run` gives them."""
-    uid = next(iter(place.folders))
-    files = by_our_command(place.server.bundles / CLASSES, place.folders[uid], tmp_path / "ours")
-    (ours,) = [json.loads(path.read_text())["probabilities"] for path in files if path.name.endswith("_class.json")]
-    mask, answer = place.server.client.infer(CLASSES, uid)
-    assert mask is None
-    assert [row["label"] for row in answer["prediction"]] == list(ours)
-    assert [row["score"] for row in answer["prediction"]] == pytest.approx(list(ours.values()), abs=1e-4)
+    """Probabilities in place of a mask; a tumour that is outlined in the segment of its class teaches it."""
+    client, bundle = place.server.client, place.server.bundles / CLASSES
+    *annotate, last = place.folders
+    before = sha256_of(bundle / "models" / "model.pt")
+
+    def said(out: str) -> list[float]:
+        files = by_our_command(bundle, place.folders[last], tmp_path / out)
+        (ours,) = [json.loads(path.read_text())["probabilities"] for path in files if path.name.endswith("_class.json")]
+        mask, answer = client.infer(CLASSES, last)
+        assert mask is None
+        assert [row["label"] for row in answer["prediction"]] == list(ours)
+        scores = [float(row["score"]) for row in answer["prediction"]]
+        assert scores == pytest.approx(list(ours.values()), abs=1e-4)
+        return scores
+
+    first = said("first")
+    for n, uid in enumerate(annotate):
+        (tmp_path / "image.nii.gz").write_bytes(client.image(uid))
+        image = nib.load(tmp_path / "image.nii.gz")
+        middle = tuple(size / 2 for size in image.shape)
+        outlined = np.where(blob(image.shape, middle, 8), n + 1, 0).astype(np.uint8)
+        nib.save(nib.Nifti1Image(outlined, image.affine), tmp_path / "label.nii.gz")
+        client.save_label(uid, tmp_path / "label.nii.gz", ["glioma", "meningioma", "pituitary"])
+    status = client.train(CLASSES, max_epochs=1)
+    assert status["status"] == "DONE", client.logs()[-4000:]
+    learned = verify(bundle / "models" / "model.pt")
+    assert (learned.origin, learned.parent) == ("trained-here", before)
+    assert said("second") != first
 
 
 def test_four_series_are_no_image(place: Place) -> None:
