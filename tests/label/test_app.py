@@ -104,8 +104,15 @@ def test_a_label_is_kept_and_the_study_is_done(server: SlicerClient, place: Path
     mask, _ = server.infer(TUMOUR, image, result_extension=".nii.gz")
     assert mask is not None
     (tmp_path / "mask.nii.gz").write_bytes(mask)
-    server.save_label(image, tmp_path / "mask.nii.gz", ["wt", "tc", "et"])
-    assert (place / "store" / "labels" / "final" / f"{image}.nii.gz").is_file()
+    answered = nib.load(tmp_path / "mask.nii.gz")
+    corrected = np.roll(np.asarray(answered.dataobj), 1, axis=0)
+    nib.save(nib.Nifti1Image(corrected, answered.affine), tmp_path / "corrected.nii.gz")
+    server.save_label(image, tmp_path / "corrected.nii.gz", ["wt", "tc", "et"])
+    kept = place / "store" / "labels" / "final" / f"{image}.nii.gz"
+    before = kept.read_bytes()
+    assert not np.array_equal(np.asarray(answered.dataobj), corrected)
+    server.infer(TUMOUR, image, result_extension=".nii.gz", save_label=True, label_tag="final")
+    assert kept.read_bytes() == before, "an answer is no label, whatever a request says"
     assert server.next_sample("uncertain") == {}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import urllib.request
 import uuid
 from collections.abc import Iterable, Iterator
@@ -15,11 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from neurobundle.label.orthanc import find_orthanc, settings_of
+
 from ..label.conftest import SERVED, Server, commands, free_port, label_python, make_app, served
 
 __all__ = ["label_python"]
-
-PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 #: What dcmtk's programs call themselves here, and what they call the archive.
 CALLER, CALLED = "TESTS", "ARCHIVE"
@@ -91,27 +90,22 @@ def archive(folder: Path) -> Iterator[Archive]:
     Its web answers this machine alone. Its DICOM port is open on all addresses, which Orthanc cannot help; only
     :data:`CALLER` on this machine may use it.
     """
-    program = shutil.which("Orthanc", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
-    if program is None or not PLUGIN.is_file():
+    orthanc = find_orthanc()
+    if orthanc is None:
         pytest.skip("orthanc is not here: `make pacs` installs it")
     folder.mkdir(parents=True, exist_ok=True)
     web, port = free_port(), free_port()
-    settings = {
-        "Name": "neurobundle tests",
-        **{key: str(folder / "storage") for key in ("StorageDirectory", "IndexDirectory")},
-        **{"HttpPort": web, "RemoteAccessAllowed": False, "AuthenticationEnabled": False},
-        **{"DicomPort": port, "DicomAet": CALLED, "DicomCheckCalledAet": True, "DicomCheckModalityHost": True},
+    dicom: dict[str, Any] = {
+        **{"DicomServerEnabled": True, "DicomPort": port, "DicomAet": CALLED},
+        **{"DicomCheckCalledAet": True, "DicomCheckModalityHost": True},
         **{f"DicomAlwaysAllow{word}": False for word in ("Echo", "Store", "Find", "Get", "Move")},
         "DicomModalities": {CALLER: [CALLER, "127.0.0.1", free_port()]},
-        # One kept object for each that was sent: the same file sent again is the same.
-        "OverwriteInstances": True,
-        "Plugins": [str(PLUGIN)],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
     }
+    settings = settings_of(folder, orthanc.plugin, web, **dicom)
     config = folder / "orthanc.json"
     config.write_text(json.dumps(settings, indent=2))
     output = folder / "orthanc.txt"
-    with served([program, str(config)], folder, dict(os.environ), web, output):
+    with served([str(orthanc.program), str(config)], folder, dict(os.environ), web, output):
         yield Archive(f"http://127.0.0.1:{web}/dicom-web", port, output)
 
 
